@@ -1,0 +1,1 @@
+"""Vitrail: VQGAN and latent diffusion as nodes for ComfyUI."""

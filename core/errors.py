@@ -1,0 +1,33 @@
+"""One tree of exceptions; every message says what was found, what was expected and what to do."""
+
+
+class VitrailError(Exception):
+    """Anything that Vitrail itself refuses."""
+
+
+class ConfigError(VitrailError, ValueError):
+    """A setting out of its range, or settings that do not go together."""
+
+
+class ShapeError(VitrailError, ValueError):
+    """A tensor whose shape or kind does not fit the model it was handed to."""
+
+
+class WorkflowError(VitrailError):
+    """A workflow that cannot run: an unknown node, a missing input, a cycle, a wrong type."""
+
+
+class CheckpointError(VitrailError):
+    """A file of weights that cannot be opened."""
+
+
+class UnknownFamily(CheckpointError):
+    """No family of checkpoints, or more than one, fits the keys of the file."""
+
+
+class KeyMismatch(CheckpointError):
+    """Keys that are missing, left over or of another shape; the message lists them."""
+
+
+class UnsafeFile(CheckpointError):
+    """A file that names code to run, or whose header lies about its size."""
