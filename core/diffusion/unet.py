@@ -1,0 +1,277 @@
+"""The UNet of latent diffusion, with CompVis's layout and parameter names.
+
+    input_blocks     a convolution, then for each level residual blocks (and attention), then half the size
+    middle_block     residual block, attention, residual block
+    output_blocks    the levels back up; each residual block also sees the matching result of the way down
+    out              norm, silu, convolution
+
+Source: Ronneberger et al. 2015; Dhariwal & Nichol 2021, section 3; Rombach et al. 2022, appendix E.2.1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError, ShapeError
+from ..nn.attention import AttentionBlock, SpatialTransformer
+from ..nn.init import zero_
+from ..nn.pad import crop, pad_to
+from ..nn.timestep import timestep_embedding
+from ..nn.unet_blocks import Downsample, ResBlock, Stage, Upsample
+
+GROUPS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Everything that shapes a UNet.
+
+    in_channels: of x, stacked conditions included; out_channels: of the result.
+    model_channels, channel_mult: level i is model_channels * channel_mult[i] wide (a multiple of 32).
+    num_res_blocks: residual blocks a level on the way down (one more on the way up); one number, or one for each level.
+    attention_resolutions: factors of downsampling (1, 2, 4, ...), after the patches, at which there is attention.
+    num_heads, num_head_channels: heads of each attention, or channels a head; the second wins, -1 leaves it out.
+    transformer_depth: blocks of each spatial transformer; one number, or one for each level (last: also the middle).
+    context_dim: width of the context; None means plain self-attention.
+    num_classes: number of class labels for `y`; vector_dim: length of vectors for `y`; at most one of them.
+    use_scale_shift_norm: FiLM. resblock_updown: resample in residual blocks. conv_resample: resample by convolution.
+    use_linear_in_transformer: linear layers, not 1x1 convolutions, around the transformer blocks (SD 2).
+    new_attention_order: how plain attention cuts its qkv. legacy: where num_head_channels does not divide the
+    channels of a transformer, widen the heads (true) or leave channels out (false).
+    patch_size: p folds p x p cells into channels before the first layer and back after the last.
+    dropout: 0 to 1, in residual blocks and transformers.
+    Raises: ConfigError when values are out of range or do not go together.
+    """
+
+    in_channels: int
+    out_channels: int
+    model_channels: int
+    num_res_blocks: int | tuple[int, ...] = 2
+    attention_resolutions: tuple[int, ...] = ()
+    channel_mult: tuple[int, ...] = (1, 2, 4, 8)
+    num_heads: int = -1
+    num_head_channels: int = -1
+    transformer_depth: int | tuple[int, ...] = 1
+    context_dim: int | None = None
+    num_classes: int | None = None
+    vector_dim: int | None = None
+    use_scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    conv_resample: bool = True
+    use_linear_in_transformer: bool = False
+    legacy: bool = True
+    new_attention_order: bool = False
+    patch_size: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        sizes = (self.in_channels, self.out_channels, self.model_channels, self.patch_size, *self.channel_mult)
+        if not self.channel_mult or min(sizes) < 1:
+            raise ConfigError(f"a UNet's channels, channel_mult and patch_size must be 1 or more, found {sizes}")
+        for name in ("num_res_blocks", "transformer_depth"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.channel_mult):
+                raise ConfigError(f"{name} {value} must have one value for each of the {len(self.channel_mult)} levels")
+        widths = {self.model_channels, *(self.model_channels * mult for mult in self.channel_mult)}
+        if any(width % GROUPS for width in widths):
+            raise ConfigError(f"the levels are {sorted(widths)} channels wide; each must be a multiple of {GROUPS}")
+        if self.num_heads < 1 and self.num_head_channels < 1:
+            raise ConfigError("a UNet needs num_heads or num_head_channels (its middle always has attention)")
+        if self.num_classes is not None and self.vector_dim is not None:
+            raise ConfigError("num_classes and vector_dim both say what y is; give one of them")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
+        for width in widths:
+            self.heads(width)
+
+    @property
+    def factor(self) -> int:
+        """Cells of x that one cell of the smallest level covers along a side."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def res_blocks(self) -> tuple[int, ...]:
+        """Residual blocks of each level on the way down."""
+        return self._each(self.num_res_blocks)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Transformer blocks of each level."""
+        return self._each(self.transformer_depth)
+
+    def heads(self, channels: int) -> tuple[int, int]:
+        """(number of heads, channels a head) of the attention over so many channels."""
+        if self.num_head_channels > 0:
+            heads = channels // self.num_head_channels
+            width = self.num_head_channels if heads and not self.legacy else channels // max(heads, 1)
+        else:
+            heads, width = self.num_heads, channels // self.num_heads
+        exact = heads * width == channels
+        if heads < 1 or width < 1 or (not exact and self.context_dim is None):
+            raise ConfigError(f"{channels} channels do not fall into heads of {width} ({heads} heads)")
+        return heads, width
+
+    def _each(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else (value,) * len(self.channel_mult)
+
+
+IGNORED = {"image_size", "use_checkpoint", "use_fp16", "use_bf16", "dims", "num_heads_upsample"}
+RENAMED = {"use_new_attention_order": "new_attention_order", "adm_in_channels": "vector_dim"}
+
+
+def from_compvis(params: Mapping[str, Any]) -> UNetConfig:
+    """The `unet_config.params` of a CompVis or Stability yaml file as a config.
+
+    Raises: ConfigError for a setting that this network does not have.
+    """
+    known = {RENAMED.get(name, name): value for name, value in params.items() if name not in IGNORED}
+    plain = not known.pop("use_spatial_transformer", False)
+    if known.get("num_classes") == "sequential":
+        del known["num_classes"]
+    if strange := sorted(set(known) - set(UNetConfig.__dataclass_fields__)):
+        raise ConfigError(f"unet_config has settings that this UNet does not know: {', '.join(strange)}")
+    context = known.pop("context_dim", None)
+    width = None if plain else context[0] if isinstance(context, list | tuple) else context
+    values = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in known.items()}
+    return UNetConfig(context_dim=width, **values)
+
+
+class UNet(nn.Module):
+    """The network: `forward(x, timesteps, context, y)` -> what it predicts, unscaled."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.model_channels
+        self.emb_width = 4 * width
+        self.time_embed = _mlp(width, self.emb_width)
+        if config.num_classes is not None:
+            self.label_emb: nn.Module = nn.Embedding(config.num_classes, self.emb_width)
+        elif config.vector_dim is not None:
+            self.label_emb = nn.Sequential(_mlp(config.vector_dim, self.emb_width))
+        folded = config.patch_size**2
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels * folded, width, 3, padding=1))])
+        skips = self._build_down()
+        bottom = width * config.channel_mult[-1]
+        attention = self._attention(bottom, config.depths[-1] or 1)
+        self.middle_block = Stage(self._residual(bottom, bottom), attention, self._residual(bottom, bottom))
+        self.output_blocks = nn.ModuleList()
+        top = self._build_up(bottom, skips)
+        self.out = nn.Sequential(
+            nn.GroupNorm(GROUPS, top), nn.SiLU(), zero_(nn.Conv2d(top, config.out_channels * folded, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """Predict from a noisy latent.
+
+        x: [B, in_channels, h, w], any size: reflected up to a multiple of the factor, and cropped back.
+        timesteps: [B] or [], fractions allowed.
+        context: [B, L, context_dim], for a network with a context.
+        y: [B, vector_dim] float, or [B] int64 class labels, for a network with either.
+        Returns [B, out_channels, h, w] in the dtype of the weights, or of autocast.
+        Raises: ShapeError when x, context or y is missing or of another kind.
+        """
+        self._check(x, context, y)
+        dtype = self.time_embed[0].weight.dtype
+        emb = self._embed(timesteps.expand(x.shape[0]), y, dtype)
+        context = None if context is None else context.to(dtype)
+        h, size = pad_to(x.to(dtype), self.config.factor)
+        h = F.pixel_unshuffle(h, self.config.patch_size)
+        skips: list[Tensor] = []
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+        return crop(F.pixel_shuffle(self.out(h), self.config.patch_size), size)
+
+    def _embed(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Time and y as one vector, [B, emb_width]."""
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(dtype))
+        if y is None:
+            return emb
+        return emb + self.label_emb(y if self.config.num_classes is not None else y.to(dtype))
+
+    def _check(self, x: Tensor, context: Tensor | None, y: Tensor | None) -> None:
+        config = self.config
+        if x.ndim != 4 or x.shape[1] != config.in_channels:
+            raise ShapeError(f"x is {tuple(x.shape)}; expected [batch, {config.in_channels}, height, width]")
+        if config.context_dim is None and context is not None:
+            raise ShapeError("this network takes no context; leave it out")
+        if context is not None and (context.ndim != 3 or context.shape[-1] != config.context_dim):
+            raise ShapeError(f"context is {tuple(context.shape)}; expected [batch, tokens, {config.context_dim}]")
+        if config.context_dim is not None and context is None:
+            raise ShapeError(f"this network needs a context [batch, tokens, {config.context_dim}]")
+        takes_y = config.num_classes is not None or config.vector_dim is not None
+        if takes_y != (y is not None):
+            raise ShapeError(f"this network {'needs' if takes_y else 'takes no'} y (class labels or vectors)")
+        if y is not None and config.vector_dim is not None and (y.ndim != 2 or y.shape[1] != config.vector_dim):
+            raise ShapeError(f"y is {tuple(y.shape)}; expected [batch, {config.vector_dim}]")
+
+    def _build_down(self) -> list[int]:
+        """Fill input_blocks; the channels of each block's result."""
+        config = self.config
+        channels = config.model_channels
+        skips = [channels]
+        for level, (mult, blocks) in enumerate(zip(config.channel_mult, config.res_blocks, strict=True)):
+            wide = config.model_channels * mult
+            for _ in range(blocks):
+                self.input_blocks.append(self._stage(channels, wide, level))
+                channels = wide
+                skips.append(channels)
+            if level < len(config.channel_mult) - 1:
+                down = (
+                    self._residual(channels, channels, Downsample(channels, use_conv=False))
+                    if config.resblock_updown
+                    else Downsample(channels, config.conv_resample)
+                )
+                self.input_blocks.append(Stage(down))
+                skips.append(channels)
+        return skips
+
+    def _build_up(self, channels: int, skips: list[int]) -> int:
+        """Fill output_blocks; the channels of the last."""
+        config = self.config
+        for level in reversed(range(len(config.channel_mult))):
+            wide = config.model_channels * config.channel_mult[level]
+            for i in range(config.res_blocks[level] + 1):
+                stage = self._stage(channels + skips.pop(), wide, level)
+                channels = wide
+                if level and i == config.res_blocks[level]:
+                    stage.append(
+                        self._residual(channels, channels, Upsample(channels, use_conv=False))
+                        if config.resblock_updown
+                        else Upsample(channels, config.conv_resample)
+                    )
+                self.output_blocks.append(stage)
+        return channels
+
+    def _stage(self, channels: int, out_channels: int, level: int) -> Stage:
+        """A residual block and, where the level has it, attention."""
+        stage = Stage(self._residual(channels, out_channels))
+        if 2**level in self.config.attention_resolutions and self.config.depths[level] > 0:
+            stage.append(self._attention(out_channels, self.config.depths[level]))
+        return stage
+
+    def _residual(self, channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
+        config = self.config
+        film, dropout = config.use_scale_shift_norm, config.dropout
+        return ResBlock(channels, out_channels, self.emb_width, film=film, dropout=dropout, resample=resample)
+
+    def _attention(self, channels: int, depth: int) -> nn.Module:
+        config = self.config
+        heads, width = config.heads(channels)
+        if config.context_dim is None:
+            return AttentionBlock(channels, heads, config.new_attention_order)
+        linear = config.use_linear_in_transformer
+        return SpatialTransformer(channels, heads, width, depth, config.context_dim, linear, config.dropout)
+
+
+def _mlp(width: int, inner: int) -> nn.Sequential:
+    """Linear, SiLU, Linear: [B, width] -> [B, inner]."""
+    return nn.Sequential(nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, inner))

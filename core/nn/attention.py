@@ -1,0 +1,159 @@
+"""Attention of the diffusion networks, with CompVis's parameter names.
+
+A picture [B, C, H, W] is attended as H W tokens of C channels; every block returns the shape it was given.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .init import zero_
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v in each head.
+
+    q: [B, N, heads d]; k, v: [B, L, heads d].
+    Returns [B, N, heads d].
+    Source: Vaswani et al. 2017, eq. 1.
+    """
+    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the cells of a picture, one 1-D convolution for queries, keys and values.
+
+    channels: C, divisible by 32 and by `heads`.
+    new_order: how the 3 C outputs of `qkv` are cut: (3, heads, d) if true, else (heads, 3, d) as in public models.
+    Source: Dhariwal & Nichol 2021 (ADM).
+    """
+
+    def __init__(self, channels: int, heads: int, new_order: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.new_order = new_order
+        self.norm = nn.GroupNorm(32, channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, H, W] -> the same shape."""
+        qkv = self.qkv(self.norm(x.flatten(2)))
+        if self.new_order:
+            q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
+        else:
+            q, k, v = qkv.unflatten(1, (self.heads, 3, -1)).transpose(3, 4).unbind(2)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
+        return x + self.proj_out(attended).view_as(x)
+
+
+class CrossAttention(nn.Module):
+    """Queries from x, keys and values from the context, or from x itself without one.
+
+    width: channels of x; context_width: channels of the context (None: of x); inner width is heads x head_width.
+    """
+
+    def __init__(self, width: int, context_width: int | None, heads: int, head_width: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = heads * head_width
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_k = nn.Linear(context_width or width, inner, bias=False)
+        self.to_v = nn.Linear(context_width or width, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, width), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x: [B, N, width]; context: [B, L, context_width] -> [B, N, width]."""
+        source = x if context is None else context
+        return self.to_out(attend(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
+
+
+class GEGLU(nn.Module):
+    """a gelu(b), where (a, b) = proj(x). Source: Shazeer 2020."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., width] -> [..., inner]."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """A gated layer four times as wide, and back."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Dropout(dropout), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., width] -> the same shape."""
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the context, feed-forward; each normed before and added after."""
+
+    def __init__(self, width: int, context_width: int | None, heads: int, head_width: int, dropout: float) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(width, None, heads, head_width, dropout)
+        self.ff = FeedForward(width, dropout)
+        self.attn2 = CrossAttention(width, context_width, heads, head_width, dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """x: [B, N, width]; context: [B, L, context_width] -> the shape of x."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the cells of a picture, which also attend to a context.
+
+    channels: C of the picture; the blocks are heads x head_width wide.
+    linear: project with linear layers (SD 2) instead of 1x1 convolutions.
+    Source: Rombach et al. 2022, section 3.3 and appendix E.2.1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        head_width: int,
+        depth: int = 1,
+        context_width: int | None = None,
+        linear: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.linear = linear
+        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, inner) if linear else nn.Conv2d(channels, inner, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(inner, context_width, heads, head_width, dropout) for _ in range(depth)
+        )
+        self.proj_out = zero_(nn.Linear(inner, channels) if linear else nn.Conv2d(inner, channels, 1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x: [B, C, H, W]; context: [B, L, context_width] -> the shape of x."""
+        tokens = self._tokens(x)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return x + self._picture(tokens, x.shape[-2:])
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, H W, inner], contiguous."""
+        x = self.norm(x)
+        if self.linear:
+            return self.proj_in(x.flatten(2).transpose(1, 2))
+        return self.proj_in(x).flatten(2).transpose(1, 2).contiguous()
+
+    def _picture(self, tokens: Tensor, size: tuple[int, ...]) -> Tensor:
+        """[B, H W, inner] -> [B, C, H, W]."""
+        if self.linear:
+            return self.proj_out(tokens).transpose(1, 2).unflatten(2, size)
+        return self.proj_out(tokens.transpose(1, 2).unflatten(2, size).contiguous())
