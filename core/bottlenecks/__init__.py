@@ -6,7 +6,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from .kl import KLBottleneck, KLConfig
-from .nearest import nearest
+from .search import nearest
 from .vq import VectorQuantizer, VQConfig
 
 BottleneckConfig = VQConfig | KLConfig

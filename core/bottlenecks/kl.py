@@ -49,7 +49,7 @@ class KLBottleneck(nn.Module):
 
     @staticmethod
     def split(moments: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each [B, c, h, w], the latter clamped to -30..20. Raises: ShapeError for odd channels."""
+        """Mean and log variance, each [B, c, h, w], the latter clamped to -30..20; ShapeError for odd channels."""
         if moments.ndim != 4 or moments.shape[1] % 2:
             raise ShapeError(f"moments are {tuple(moments.shape)}; expected [batch, 2 x channels, height, width]")
         mean, logvar = moments.chunk(2, dim=1)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .nearest import nearest
+from .search import nearest
 
 
 @torch.no_grad()

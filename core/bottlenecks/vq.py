@@ -10,7 +10,7 @@ from ..errors import ConfigError, ShapeError
 from ..types import Quantized
 from .gradient import GRADIENTS
 from .kmeans import draw, kmeans, totals
-from .nearest import nearest
+from .search import nearest
 
 METRICS = ("l2", "cosine")
 DECAY = 0.99
@@ -126,7 +126,8 @@ class VectorQuantizer(nn.Module):
             raise ShapeError(f"codes are {tuple(indices.shape)} {indices.dtype}; expected int64 [batch, height, width]")
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codes:
             raise ShapeError(
-                f"codes run from {int(indices.min())} to {int(indices.max())}; this codebook has 0 to {self.config.codes - 1}"
+                f"codes run from {int(indices.min())} to {int(indices.max())}; "
+                f"this codebook has 0 to {self.config.codes - 1}"
             )
         with torch.autocast(indices.device.type, enabled=False):
             return self._vectors(indices).permute(0, 3, 1, 2).contiguous().to(self.embedding.weight.dtype)

@@ -36,7 +36,7 @@ def nearest(flat: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _nearest(flat: Tensor, codebook: Tensor) -> Tensor:
-    """score = a . k - (r / 2) |k|^2 with the codes k centred and scaled to |k| <= 1, and a, r scaled to max(|a|, r) = 1.
+    """score = a . k - (r / 2) |k|^2, the codes k centred and scaled to |k| <= 1, and a, r scaled to max(|a|, r) = 1.
 
     All terms are at most 1, so that nothing overflows and one bound on the rounding error serves every row.
     """
@@ -65,7 +65,7 @@ def _nearest_of_chunk(flat: Tensor, codebook: Tensor, centre: Tensor, radius: Te
 
 
 def _closest_pair(flat: Tensor, codebook: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
-    """Of the candidates (row, code), sorted, the nearest code of each row in float64; the first of equals; 0 if none."""
+    """Of the sorted candidates (row, code), each row's nearest code in float64; the first of equals; 0 if none."""
     step = max(1, PAIRS // flat.shape[1]) if flat.shape[1] else len(rows) or 1
     squares = [
         (flat[r].double() - codebook[c].double()).square().sum(1)
