@@ -1,0 +1,132 @@
+"""A whole run: mix latent and noise, solve, keep what the mask keeps, undo the mixing."""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..diffusion.noise import Noise
+from ..diffusion.prediction import noised
+from ..errors import ConfigError, ShapeError
+from ..types import Denoise, Step
+from . import SAMPLERS
+from .sampler import Sampler
+
+
+def sample(
+    denoise: Denoise,
+    latent: Tensor,
+    sigmas: Tensor,
+    *,
+    sampler: str | Sampler,
+    noise: Noise,
+    eta: float = 1.0,
+    mask: Tensor | None = None,
+    add_noise: bool = True,
+    sigma_max: float = math.inf,
+    flow: bool = False,
+) -> Iterator[Step]:
+    """The steps of a run from a latent to a latent; the last Step.x is the result.
+
+    Does what stock ComfyUI does around a solver, number for number. No step is yielded for fewer than two sigmas:
+    the result is then `begin(...)`, which is the latent itself for an empty tensor.
+
+    denoise: (x, sigma []) -> denoised; run without gradients.
+    latent: [B, c, h, w] scaled to unit variance; zeros start from nothing.
+    sigmas: [n + 1] descending to >= 0.
+    noise: see diffusion.noise.seeded. add_noise: False starts from the latent as it is.
+    mask: 1 = paint, 0 = keep; [B or 1, 1, H, W] or [B or 1, H, W] or [H, W], resized to the latent.
+    sigma_max: the top of the model's table; a run that starts there starts from noise of the full variance.
+    flow: x is (1 - sigma) x0 + sigma noise.
+    Raises: ConfigError on an unknown sampler or sigmas that rise or are not finite; ShapeError where shapes disagree.
+    """
+    solver = SAMPLERS[sampler] if isinstance(sampler, str) and sampler in SAMPLERS else sampler
+    if isinstance(solver, str):
+        raise ConfigError(f"no sampler is named {solver!r}; there are {', '.join(SAMPLERS)}")
+    check_sigmas(sigmas)
+    noise = noise if add_noise else replace(noise, start=torch.zeros_like(latent))
+    if noise.start.shape != latent.shape:
+        raise ShapeError(f"the noise is {tuple(noise.start.shape)}, but the latent is {tuple(latent.shape)}")
+    denoise = torch.no_grad()(denoise)
+    if mask is not None:
+        behind = noise.repaint() if solver.repaints else noise.start
+        denoise = masked(denoise, latent, behind, latent_mask(mask, latent), flow)
+    return _steps(denoise, latent, sigmas.to(latent.device), solver, noise, eta, sigma_max, flow)
+
+
+def _steps(
+    denoise: Denoise,
+    latent: Tensor,
+    sigmas: Tensor,
+    solver: Sampler,
+    noise: Noise,
+    eta: float,
+    sigma_max: float,
+    flow: bool,
+) -> Iterator[Step]:
+    if len(sigmas) < 2:
+        return
+    x = begin(latent, noise.start, sigmas, sigma_max=sigma_max, flow=flow)
+    with closing(solver(denoise, x, sigmas, noise=noise.step, eta=eta, flow=flow)) as steps:
+        for step in steps:
+            last = step.index == len(sigmas) - 2
+            yield replace(step, x=finish(step.x, sigmas[-1], flow)) if last else step
+
+
+def begin(latent: Tensor, start: Tensor, sigmas: Tensor, *, sigma_max: float = math.inf, flow: bool = False) -> Tensor:
+    """The x that a solver starts from at sigmas[0].
+
+    latent + sigma noise;  latent + sqrt(1 + sigma^2) noise at or above sigma_max, where an unscaled process holds
+    nothing but noise;  (1 - sigma) latent + sigma noise for a flow.
+    """
+    if len(sigmas) == 0:
+        return latent
+    sigma = sigmas[0].to(latent.device)
+    full = math.isclose(sigma_max, float(sigma), rel_tol=1e-5) or float(sigma) > sigma_max
+    return noised(latent, start, (1 + sigma**2).sqrt() if full and not flow else sigma, flow)
+
+
+def finish(x: Tensor, sigma: Tensor, flow: bool = False) -> Tensor:
+    """Undo the mixing of `begin` at the last sigma: x / (1 - sigma) for a flow, else x."""
+    return x / (1 - sigma) if flow else x
+
+
+def masked(denoise: Denoise, latent: Tensor, noise: Tensor, mask: Tensor, flow: bool = False) -> Denoise:
+    """A denoiser that sees the noised latent where the mask is 0, and answers the latent there.
+
+    mask: [B, c or 1, h, w], 1 = paint, 0 = keep.
+    Source: Lugmayr et al. 2022 (RePaint), eq. 8, without its resampling.
+    """
+    keep = 1 - mask
+
+    def inside(x: Tensor, sigma: Tensor) -> Tensor:
+        x = x * mask + noised(latent, noise, sigma, flow) * keep
+        return denoise(x, sigma) * mask + latent * keep
+
+    return inside
+
+
+def latent_mask(mask: Tensor, latent: Tensor) -> Tensor:
+    """A mask of pictures -> [B, 1, h, w] of the latent, bilinear, repeated or cut to the batch.
+
+    Raises: ShapeError when it has fewer than two dimensions.
+    """
+    if mask.ndim < 2:
+        raise ShapeError(f"a mask is [height, width] with or without a batch, not {tuple(mask.shape)}")
+    flat = mask.reshape(-1, 1, *mask.shape[-2:]).to(latent.device, latent.dtype)
+    flat = interpolate(flat, size=latent.shape[-2:], mode="bilinear")
+    return flat.repeat(-(-len(latent) // len(flat)), 1, 1, 1)[: len(latent)]
+
+
+def check_sigmas(sigmas: Tensor) -> None:
+    """Raises: ShapeError unless sigmas is 1-D; ConfigError unless finite, never rising and ending at 0 or above."""
+    if sigmas.ndim != 1:
+        raise ShapeError(f"sigmas have one dimension, not {tuple(sigmas.shape)}")
+    if not bool(torch.isfinite(sigmas).all()):
+        raise ConfigError("some sigmas are not finite")
+    if len(sigmas) and (bool((sigmas.diff() > 0).any()) or float(sigmas[-1]) < 0):
+        raise ConfigError(f"sigmas must fall and end at 0 or above, not {[round(s, 4) for s in sigmas.tolist()]}")
