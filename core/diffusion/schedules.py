@@ -85,10 +85,11 @@ class NoiseTable:
 
     @classmethod
     def cosine(cls, timesteps: int = 1000, s: float = 0.008, end: float = 1.0, max_beta: float = 0.999) -> "NoiseTable":
-        """alpha_bar(u) = cos^2(pi/2 (u end + s) / (1 + s)),  beta_t = 1 - alpha_bar(t/T) / alpha_bar((t-1)/T) <= max_beta
+        """alpha_bar(u) = cos^2(pi/2 (u end + s) / (1 + s)),  beta_t = 1 - alpha_bar(t/T) / alpha_bar((t-1)/T)
 
         s: offset that keeps the first betas from vanishing, >= 0.
         end: where on the cosine the table stops, 0 < end <= 1; below 1 it keeps sigma_max small.
+        max_beta: betas are cut there, which keeps sigma_max finite at end 1.
         Source: Nichol & Dhariwal 2021, eq. 17; `end` is ours.
         """
         if not (0 < end <= 1 and s >= 0):

@@ -7,9 +7,7 @@ from .sampler import Sampler
 
 SAMPLERS: dict[str, Sampler] = {
     "euler": Sampler(euler, order=1, options=CHURN),
-    "euler_ancestral": Sampler(
-        euler_ancestral, order=1, stochastic=True, options=("noise", "eta", "s_noise", "flow")
-    ),
+    "euler_ancestral": Sampler(euler_ancestral, order=1, stochastic=True, options=("noise", "eta", "s_noise", "flow")),
     "ddim": Sampler(euler, order=1, repaints=True),
     "heun": Sampler(heun, order=2, options=CHURN),
     "dpmpp_2m": Sampler(dpmpp_2m, order=2),

@@ -1,12 +1,10 @@
 """Solvers that step below the next level and come back up with fresh noise."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..types import Denoise, NoiseSource, Step
-from .sampler import intervals, no_noise, slope
+from .sampler import Steps, intervals, no_noise, slope
 
 
 def euler_ancestral(
@@ -18,7 +16,7 @@ def euler_ancestral(
     eta: float = 1.0,
     s_noise: float = 1.0,
     flow: bool = False,
-) -> Iterator[Step]:
+) -> Steps:
     """An Euler step to sigma_down, then noise of sigma_up; for a flow, also a rescale that keeps the signal's part.
 
     x: [B, ...], noised to sigmas[0].

@@ -1,12 +1,11 @@
 """Solvers that reuse what the network said at earlier steps: one call a step."""
 
 from collections import deque
-from collections.abc import Iterator
 
 from torch import Tensor
 
 from ..types import Denoise, Step
-from .sampler import intervals, slope
+from .sampler import Steps, intervals, slope
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -17,7 +16,7 @@ ADAMS_BASHFORTH = (
 """Weights of the newest slope and the ones before it, for equal steps."""
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Steps:
     """DPM-Solver++(2M): exact in the linear part, with x0 extrapolated linearly in lambda = -ln sigma.
 
     x' = (sigma' / sigma) x + (1 - sigma' / sigma) (x0 + (h / 2 h_last) (x0 - x0_last)),  h = lambda' - lambda
@@ -38,7 +37,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         yield Step(i, sigma, x, denoised)
 
 
-def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Steps:
     """Adams-Bashforth with up to four slopes, weighted as if the steps were equal; a step to 0 takes x0.
 
     x: [B, ...], noised to sigmas[0].

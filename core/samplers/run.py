@@ -1,7 +1,6 @@
 """A whole run: mix latent and noise, solve, keep what the mask keeps, undo the mixing."""
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -12,9 +11,9 @@ from torch.nn.functional import interpolate
 from ..diffusion.noise import Noise
 from ..diffusion.prediction import noised
 from ..errors import ConfigError, ShapeError
-from ..types import Denoise, Step
+from ..types import Denoise
 from . import SAMPLERS
-from .sampler import Sampler
+from .sampler import Sampler, Steps
 
 
 def sample(
@@ -29,7 +28,7 @@ def sample(
     add_noise: bool = True,
     sigma_max: float = math.inf,
     flow: bool = False,
-) -> Iterator[Step]:
+) -> Steps:
     """The steps of a run from a latent to a latent; the last Step.x is the result.
 
     Does what stock ComfyUI does around a solver, number for number. No step is yielded for fewer than two sigmas:
@@ -67,7 +66,7 @@ def _steps(
     eta: float,
     sigma_max: float,
     flow: bool,
-) -> Iterator[Step]:
+) -> Steps:
     if len(sigmas) < 2:
         return
     x = begin(latent, noise.start, sigmas, sigma_max=sigma_max, flow=flow)

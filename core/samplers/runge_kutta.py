@@ -1,12 +1,11 @@
 """One-step solvers of the probability-flow equation, with the optional churn of Karras et al."""
 
 import math
-from collections.abc import Iterator
 
 from torch import Tensor
 
 from ..types import Denoise, NoiseSource, Step
-from .sampler import intervals, no_noise, slope
+from .sampler import Steps, intervals, no_noise, slope
 
 CHURN = ("noise", "s_noise", "s_churn", "s_tmin", "s_tmax")
 """The options of solvers that can churn."""
@@ -22,7 +21,7 @@ def euler(
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
-) -> Iterator[Step]:
+) -> Steps:
     """x' = x + (sigma' - sigma) dx/dsigma; DDIM without noise is the same step in these coordinates.
 
     x: [B, ...], noised to sigmas[0].
@@ -46,7 +45,7 @@ def heun(
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
-) -> Iterator[Step]:
+) -> Steps:
     """The trapezoidal rule on an Euler step; two calls a step, one where the step ends at 0.
 
     x: [B, ...], noised to sigmas[0].

@@ -1,7 +1,7 @@
 """What every solver shares: the form of a solver, and the walk down the noise levels."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,8 +10,11 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..types import Denoise, NoiseSource, Step
 
-Solver = Callable[..., Iterator[Step]]
-"""`(denoise, x, sigmas, **those options that its row names) -> Iterator[Step]`."""
+Steps = Generator[Step, None, None]
+"""What a solver returns: iterate it, or close it to stop half-way."""
+
+Solver = Callable[..., Steps]
+"""`(denoise, x, sigmas, **those options that its row names) -> Steps`."""
 
 
 def no_noise() -> Tensor:
@@ -49,7 +52,7 @@ class Sampler:
         s_tmin: float = 0.0,
         s_tmax: float = math.inf,
         flow: bool = False,
-    ) -> Iterator[Step]:
+    ) -> Steps:
         """Walk x down the noise levels, one Step for each pair of neighbours.
 
         denoise: (x, sigma []) -> denoised. What it raises comes out of the iterator, so raising is a way to cancel.
