@@ -1,0 +1,254 @@
+"""What is checked in a running host: a table of functions, each returns the figures that it measured.
+
+A check raises AssertionError (or anything else) when it fails, and NotHere when it cannot be made on this machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from io import BytesIO
+
+import torch
+from host_client import Rejected, Run
+from host_graph import choices
+from host_parts import STEPS, Parts
+from host_rig import Host, worst
+from host_server import LINK_NAME, PACK
+from host_workflows import WORKFLOW_CHECKS
+from PIL import Image
+
+SAME = 1e-4  # largest difference of latents of about unit size whose sums run in another order
+IMPORT_TIMER = """
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import importlib.util, sys, time
+import torch, nodes, folder_paths
+root = sys.argv[1]
+spec = importlib.util.spec_from_file_location("pack_x_1", root + "/__init__.py", submodule_search_locations=[root])
+start = time.perf_counter()
+pack = sys.modules["pack_x_1"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+print("seconds", time.perf_counter() - start)
+"""
+
+
+def shared(names: list[str], others: list[str]) -> list[str]:
+    """What both lists hold."""
+    return [name for name in names if name in others]
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures as words; AssertionError where there is none or one is above SAME."""
+    text = ", ".join(f"{name} {value:.1e}" for name, value in figures.items())
+    assert figures and all(value <= SAME for value in figures.values()), text or "nothing to compare"
+    return text
+
+
+def imports_quickly(host: Host) -> str:
+    assert host.server.import_seconds < 0.05, f"the host's log says {host.server.import_seconds} s"
+    command = [str(host.server.places.python), "-c", IMPORT_TIMER, str(PACK)]
+    options = {"cwd": host.server.places.comfyui, "env": host.server.environment(), "timeout": 300}
+    timed = subprocess.run(command, capture_output=True, text=True, check=True, **options)
+    seconds = float(timed.stdout.rsplit("seconds", 1)[1])
+    assert seconds < 0.05, f"{seconds:.3f} s"
+    return f"{host.server.import_seconds:.1f} s in the host's log; {1000 * seconds:.0f} ms timed alone"
+
+
+def registers_every_node(host: Host) -> str:
+    module = f"custom_nodes.{LINK_NAME}"
+    ours = {name: entry for name, entry in host.info.items() if entry.get("python_module") == module}
+    assert ours and all(name.startswith("Vitrail") for name in ours), sorted(ours)
+    bare = [n for n, entry in ours.items() if not entry["description"] or not entry["category"].startswith("Vitrail")]
+    assert not bare, f"no description or category: {bare}"
+    return f"{len(ours)} nodes"
+
+
+def stock_nodes_run_our_parts(host: Host) -> str:
+    parts = Parts.of(host)
+    sampled = parts.stock()
+    decoded = parts.graph.add("VAEDecode", samples=sampled, vae=parts.vae)[0]
+    ours = parts.graph.add("VitrailVQDecode", vq_model=parts.vq_model, latent=sampled)[0]
+    pictures = host.pictures(parts.graph, stock=decoded, ours=ours)
+    assert pictures["stock"][0].shape == (64, 64, 3) and pictures["stock"][0].float().std() > 1
+    difference = worst(pictures["stock"][0], pictures["ours"][0])
+    assert difference <= 1, f"VAEDecode against VQ Decode: {difference:.0f}/255"
+    return f"64 x 64 picture; VAEDecode against VQ Decode: {difference:.0f}/255"
+
+
+def stock_vae_encodes_like_ours(host: Host) -> str:
+    parts = Parts.of(host)
+    picture = parts.picture()
+    stock = parts.graph.add("VAEEncode", pixels=picture, vae=parts.vae)[0]
+    ours = parts.graph.add("VitrailVQEncode", image=picture, vq_model=parts.vq_model)[1]
+    return table({"against VQ Encode": worst(*host.latents(parts.graph, stock=stock, ours=ours).values())})
+
+
+def our_sampler_takes_stock_sigmas(host: Host) -> str:
+    parts = Parts.of(host)
+    karras = parts.graph.add("KarrasScheduler", steps=STEPS)[0]
+    runs = {"own": parts.ours(), "basic": parts.ours(parts.sigmas("BasicScheduler")), "karras": parts.ours(karras)}
+    latents = host.latents(parts.graph, **runs)
+    assert worst(latents["own"], latents["karras"]) > SAME, "KarrasScheduler made no difference"
+    return table({"KarrasScheduler runs; BasicScheduler against our own": worst(latents["own"], latents["basic"])})
+
+
+def schedules_equal_the_hosts(host: Host) -> str:
+    figures = {}
+    ours = choices(host.info, "VitrailNoiseScheduler", "scheduler")
+    for name in shared(ours, choices(host.info, "BasicScheduler", "scheduler")):
+        parts = Parts.of(host)
+        stock, own = (parts.sigmas(kind, scheduler=name) for kind in ("BasicScheduler", "VitrailNoiseScheduler"))
+        figures[name] = worst(*host.latents(parts.graph, stock=parts.ours(stock), ours=parts.ours(own)).values())
+    return f"latents made with both: {table(figures)}"
+
+
+def stock_custom_sampler_takes_ours(host: Host) -> str:
+    figures = {}
+    for name in choices(host.info, "VitrailSolver", "sampler"):
+        parts = Parts.of(host)
+        sigmas = parts.sigmas(scheduler="karras")
+        solver = parts.graph.add("VitrailSolver", sampler=name)[0]
+        runs = {"stock": parts.custom(sigmas, solver), "ours": parts.ours(sigmas, sampler=name)}
+        figures[name] = worst(*host.latents(parts.graph, **runs).values())
+    return f"against our sampler: {table(figures)}"
+
+
+def our_sampler_equals_ksampler(host: Host) -> str:
+    figures = {}
+    for name in shared(choices(host.info, "VitrailSampler", "sampler"), choices(host.info, "KSampler", "sampler_name")):
+        parts = Parts.of(host)
+        runs = {"stock": parts.stock(sampler_name=name), "ours": parts.ours(sampler=name)}
+        figures[name] = worst(*host.latents(parts.graph, **runs).values())
+    return f"largest difference: {table(figures)}"
+
+
+def image_to_image(host: Host) -> str:
+    parts = Parts.of(host)
+    start = parts.graph.add("VAEEncode", pixels=parts.picture(), vae=parts.vae)[0]
+    ours = parts.ours(parts.sigmas(denoise=0.4), latent=start)
+    runs = {"ours": ours, "stock": parts.stock(latent_image=start, denoise=0.4), "full": parts.ours(latent=start)}
+    latents = host.latents(parts.graph, start=start, **runs)
+    near, far = ((latents[name] - latents["start"]).square().mean().sqrt().item() for name in ("ours", "full"))
+    assert near < far, f"denoise 0.4 goes {near:.2f} from the source, denoise 1 only {far:.2f}"
+    same = table({"against KSampler": worst(latents["stock"], latents["ours"])})
+    return f"denoise 0.4 {same}; goes {near:.2f} from the source, denoise 1 {far:.2f}"
+
+
+def inpainting(host: Host) -> str:
+    parts = Parts.of(host)
+    graph = parts.graph
+    start = graph.add("VAEEncode", pixels=parts.picture(), vae=parts.vae)[0]
+    keep, change = (graph.add("SolidMask", value=v, width=w, height=64)[0] for v, w in ((0.0, 64), (1.0, 32)))
+    mask = graph.add("MaskComposite", destination=keep, source=change, x=0, y=0, operation="add")[0]
+    masked = graph.add("SetLatentNoiseMask", samples=start, mask=mask)[0]
+    ours, stock = parts.ours(latent=masked), parts.stock(latent_image=masked)
+    latents = host.latents(graph, start=start, ours=ours, stock=stock)
+    half = latents["start"].shape[-1] // 2
+    kept = worst(latents["ours"][..., half:], latents["start"][..., half:])
+    changed = worst(latents["ours"][..., :half], latents["start"][..., :half])
+    same = table({"against KSampler": worst(latents["stock"], latents["ours"]), "kept half": kept})
+    assert changed > 0.1, f"the masked half changed by {changed:.1e} only"
+    return f"{same}; masked half changes by {changed:.1f}"
+
+
+def each_of_a_batch_equals_its_own_run(host: Host) -> str:
+    parts = Parts.of(host, batch=3)
+    one = parts.graph.add("VitrailEmptyLatent", model=parts.model, width=64, height=64, batch_size=1)[0]
+    runs = {f"seed{seed}": parts.ours(seed=seed, latent=one) for seed in (7, 8, 9)}
+    latents = host.latents(parts.graph, batch=parts.ours(seed=7), **runs)
+    batch = latents.pop("batch")
+    return table({"batch of 3, seeds 7 to 9": worst(batch, torch.cat(list(latents.values())))})
+
+
+def cancel_then_run_again(host: Host) -> str:
+    parts = Parts.of(host)
+    sampled = parts.ours(parts.sigmas(steps=1000))
+    parts.graph.add("SaveLatent", samples=sampled)
+    asked: list[float] = []
+
+    def cancel(run: Run) -> None:
+        if not asked and len(run.progress.get(sampled[0], ())) >= 3:
+            asked.append(time.perf_counter())
+            host.client.interrupt()
+
+    run = host.run(parts.graph, watch=cancel)
+    waited = time.perf_counter() - asked[0]
+    value, of = run.progress[sampled[0]][-1]
+    assert run.end == "interrupted" and value < of, (run.end, value, of)
+    again = Parts.of(host)
+    host.latents(again.graph, again=again.ours(seed=time.time_ns() % 2**32))
+    return f"stopped at step {value} of {of}, {1000 * waited:.0f} ms after the request; the next run succeeded"
+
+
+def previews_arrive(host: Host) -> str:
+    counts = []
+    for kind in ("ours", "stock"):
+        parts = Parts.of(host)
+        node = getattr(parts, kind)(seed=time.time_ns() % 2**32)  # a new seed: never a cached run
+        parts.graph.add("SaveLatent", samples=node)
+        run = host.run(parts.graph).succeeded()
+        assert run.previews[node[0]] == STEPS, f"{kind}: {run.previews} in {STEPS} steps"
+        assert run.progress[node[0]][-1] == (STEPS, STEPS), run.progress
+        with Image.open(BytesIO(run.preview)) as picture:
+            counts.append(f"{kind} sampler {run.previews[node[0]]}, {picture.width} x {picture.height}")
+    return f"in {STEPS} steps: " + "; ".join(counts)
+
+
+def stock_upscaler_runs_our_refiner(host: Host) -> str:
+    graph = host.graph()
+    load = graph.add("VitrailLoadRefiner", name=host.refiner)
+    picture = graph.add("LoadImage", image="vitrail-check.png")[0]
+    stock = graph.add("ImageUpscaleWithModel", upscale_model=load[1], image=picture)[0]
+    ours, through = (graph.add("VitrailGANRefine", refiner=load[i], image=picture)[0] for i in range(2))
+    pictures = {name: shown[0] for name, shown in host.pictures(graph, stock=stock, ours=ours, through=through).items()}
+    height, width, _ = pictures["ours"].shape
+    difference = max(worst(pictures["stock"], pictures["ours"]), worst(pictures["stock"], pictures["through"]))
+    assert difference <= 1 and width > 64, f"{width} x {height}, {difference:.0f}/255"
+    return f"64 x 64 to {width} x {height}; ImageUpscaleWithModel against GAN Refine: {difference:.0f}/255"
+
+
+def refuses_a_missing_file(host: Host) -> str:
+    parts = Parts.of(host)
+    load = parts.graph.add("VitrailLoadAutoencoder", name="no such file")
+    parts.graph.add("SaveImage", images=parts.graph.add("VAEDecode", samples=parts.latent, vae=load[1])[0])
+    try:
+        host.run(parts.graph)
+    except Rejected as refusal:
+        assert "no such file" in str(refusal), str(refusal)[:300]
+        return "refused before it runs, by name"
+    raise AssertionError("a model that is not there was accepted")
+
+
+def refuses_a_foreign_latent(host: Host) -> str:
+    parts = Parts.of(host)
+    foreign = parts.graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)[0]  # 4 channels
+    picture = parts.graph.add("VitrailVQDecode", vq_model=parts.vq_model, latent=foreign)[0]
+    parts.graph.add("SaveImage", images=picture)
+    run = host.run(parts.graph)
+    assert run.end == "error" and "channels" in run.error, run
+    return run.error
+
+
+Check = Callable[[Host], str]
+
+CHECKS: dict[str, Check] = {
+    "import adds less than 50 ms": imports_quickly,
+    "every node is registered, with a description": registers_every_node,
+    "stock KSampler, CLIPTextEncode, VAEDecode run our MODEL, CLIP, VAE": stock_nodes_run_our_parts,
+    "stock VAEEncode runs our VAE": stock_vae_encodes_like_ours,
+    "our sampler runs SIGMAS of stock schedulers": our_sampler_takes_stock_sigmas,
+    "our schedules equal the host's": schedules_equal_the_hosts,
+    "stock SamplerCustomAdvanced runs our SIGMAS and SAMPLER": stock_custom_sampler_takes_ours,
+    "our sampler equals stock KSampler on our model": our_sampler_equals_ksampler,
+    "image to image by denoise": image_to_image,
+    "inpainting by mask": inpainting,
+    "image i of a batch equals its own run": each_of_a_batch_equals_its_own_run,
+    "cancel in mid-sampling, then run again": cancel_then_run_again,
+    "previews arrive every step": previews_arrive,
+    "stock ImageUpscaleWithModel runs our UPSCALE_MODEL": stock_upscaler_runs_our_refiner,
+    "a model file that is not there is refused": refuses_a_missing_file,
+    "a latent of another autoencoder is refused in words": refuses_a_foreign_latent,
+    **WORKFLOW_CHECKS,
+}

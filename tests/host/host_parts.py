@@ -1,0 +1,68 @@
+"""The graph that most checks start from: our model, two prompts, an empty latent, and samplers to put after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from host_graph import Graph, Link
+from host_rig import Host
+
+STEPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A graph with our model loaded, a prompt and an empty one, and an empty latent of 64 x 64 pixels."""
+
+    graph: Graph
+    model: Link
+    clip: Link
+    vae: Link
+    vq_model: Link
+    positive: Link
+    negative: Link
+    latent: Link
+
+    @classmethod
+    def of(cls, host: Host, batch: int = 1) -> Parts:
+        graph = host.graph()
+        model, clip, vae, vq_model = (graph.add("VitrailLoadDiffusion", name=host.diffusion)[i] for i in range(4))
+        return cls(
+            graph=graph, model=model, clip=clip, vae=vae, vq_model=vq_model,
+            positive=graph.add("CLIPTextEncode", clip=clip, text="cat")[0],
+            negative=graph.add("CLIPTextEncode", clip=clip, text="")[0],
+            latent=graph.add("VitrailEmptyLatent", model=model, width=64, height=64, batch_size=batch)[0],
+        )  # fmt: skip
+
+    def stock(self, **changes: Any) -> Link:
+        """The latent of the stock KSampler on our model."""
+        settings: dict[str, Any] = {
+            "model": self.model, "positive": self.positive, "negative": self.negative, "latent_image": self.latent,
+            "seed": 7, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
+        }  # fmt: skip
+        return self.graph.add("KSampler", **{**settings, **changes})[0]
+
+    def ours(self, sigmas: Link | None = None, **changes: Any) -> Link:
+        """The latent of our sampler on our model, the same settings."""
+        settings: dict[str, Any] = {
+            "model": self.model, "positive": self.positive, "negative": self.negative, "latent": self.latent,
+            "sigmas": sigmas or self.sigmas(), "seed": 7, "cfg": 3.0, "sampler": "euler",
+        }  # fmt: skip
+        return self.graph.add("VitrailSampler", **{**settings, **changes})[0]
+
+    def custom(self, sigmas: Link, solver: Link) -> Link:
+        """The latent of the stock SamplerCustomAdvanced with stock noise and guider, the same settings."""
+        guider = self.graph.add("CFGGuider", model=self.model, positive=self.positive, negative=self.negative, cfg=3.0)
+        noise = self.graph.add("RandomNoise", noise_seed=7)
+        settings = {"noise": noise[0], "guider": guider[0], "sampler": solver, "latent_image": self.latent}
+        return self.graph.add("SamplerCustomAdvanced", sigmas=sigmas, **settings)[0]
+
+    def sigmas(self, kind: str = "VitrailNoiseScheduler", **changes: Any) -> Link:
+        """The noise levels of our scheduler, or of the stock BasicScheduler, for our model."""
+        settings: dict[str, Any] = {"model": self.model, "scheduler": "normal", "steps": STEPS, "denoise": 1.0}
+        return self.graph.add(kind, **{**settings, **changes})[0]
+
+    def picture(self) -> Link:
+        """A picture of 64 x 64."""
+        return self.graph.add("LoadImage", image="vitrail-check.png")[0]

@@ -1,0 +1,91 @@
+"""Makes every check of host_checks.py in a real host and writes docs/host-report.md.
+
+COMFYUI_DIR=.. COMFYUI_VENV=.. VITRAIL_NODE_MODULES=.. python tests/host/report.py [--only WORDS] [--output FILE]
+Exit status 1 when a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from host_checks import CHECKS, Check
+from host_rig import Host, NotHere, running_host
+from host_server import PACK, Places
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    result: str
+    figures: str
+    seconds: float
+
+
+def make(title: str, check: Check, host: Host) -> Row:
+    """Make one check; a failure is a row, not an end."""
+    started = time.perf_counter()
+    try:
+        result, figures = "passes", check(host)
+    except NotHere as reason:
+        result, figures = "left out", str(reason)
+    except Exception as error:  # the report must name every failure
+        traceback.print_exc()
+        result, figures = "FAILS", f"{type(error).__name__}: {error}"
+    row = Row(title, result, " ".join(figures.split())[:400].replace("|", "\\|"), time.perf_counter() - started)
+    print(f"{row.result:9} {row.seconds:6.1f} s  {row.title}: {row.figures}", flush=True)
+    return row
+
+
+def render(rows: list[Row], host: Host, day: datetime) -> str:
+    """The page in Markdown."""
+    system = host.client.get("/system_stats")["system"]
+    frontend = system.get("installed_frontend_version") or system.get("required_frontend_version", "unknown")
+    passed = sum(row.result == "passes" for row in rows)
+    lines = [
+        "# Vitrail in a real host",
+        "",
+        "Written by `tests/host/report.py`; each row is a function of `host_checks.py` or `host_workflows.py` there.",
+        "",
+        f"- Date: {day:%Y-%m-%d}; Vitrail {version('vitrail')}",
+        f"- Host: ComfyUI {host.version}, frontend {frontend}, torch {system['pytorch_version']},"
+        f" Python {system['python_version'].split()[0]}, {platform.machine()} CPU",
+        f"- Models: diffusion `{host.diffusion}`, autoencoder `{host.autoencoder}`, refiner `{host.refiner}`",
+        f"- Start of the host with the pack: {host.server.boot_seconds:.1f} s",
+        f"- {passed} of {len(rows)} checks pass, {sum(row.result == 'FAILS' for row in rows)} fail,"
+        f" {sum(row.result == 'left out' for row in rows)} left out",
+        "",
+        "| check | result | measured |",
+        "|---|---|---|",
+        *(f"| {row.title} | {row.result} | {row.figures} |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="make only the checks whose title holds these words; writes no page")
+    parser.add_argument("--output", type=Path, default=PACK / "docs" / "host-report.md")
+    options = parser.parse_args()
+    if (places := Places.from_environment()) is None:
+        parser.error("COMFYUI_DIR is not set; see tests/host/host_server.py")
+    with TemporaryDirectory(prefix="vitrail-host-") as base, running_host(places, Path(base)) as host:
+        rows = [make(title, check, host) for title, check in CHECKS.items() if options.only in title]
+        page = render(rows, host, datetime.now(timezone.utc))
+    if not options.only:
+        options.output.write_text(page, encoding="utf-8")
+        print(f"wrote {options.output}")
+    return int(any(row.result == "FAILS" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
