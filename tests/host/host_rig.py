@@ -94,9 +94,7 @@ def running_host(places: Places, base: Path) -> Iterator[Host]:
     server = Server(places=places, base=base)
     server.prepare()
     write_tiny_models(base / "models")
-    for picture in (p for p in WORKFLOWS.iterdir() if p.suffix == ".png"):
-        copy(picture, base / "input")
-    make_input(base / "input" / "vitrail-check.png")
+    add_inputs(base / "input")
     with server:
         client = Client(port=server.port, base=base)
         info = client.get("/object_info")
@@ -109,9 +107,11 @@ def running_host(places: Places, base: Path) -> Iterator[Host]:
         )  # fmt: skip
 
 
-def make_input(path: Path) -> None:
-    """A picture of 64 x 64 with flat areas, an edge and a gradient."""
+def add_inputs(folder: Path) -> None:
+    """The pictures that the example workflows load, and one of 64 x 64 with flat areas, edges and gradients."""
+    for picture in WORKFLOWS.glob("*.png"):
+        copy(picture, folder)
     ramp = numpy.linspace(0, 255, 64, dtype=numpy.uint8)
     picture = numpy.stack([numpy.tile(ramp, (64, 1)), numpy.tile(ramp[:, None], (1, 64)), numpy.full((64, 64), 90)], 2)
     picture[16:40, 20:50] = (230, 60, 40)
-    Image.fromarray(picture.astype(numpy.uint8)).save(path)
+    Image.fromarray(picture.astype(numpy.uint8)).save(folder / "vitrail-check.png")

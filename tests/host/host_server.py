@@ -3,6 +3,7 @@
     COMFYUI_DIR           folder of the ComfyUI checkout
     COMFYUI_VENV          its virtual environment (default: the Python that runs this)
     VITRAIL_NODE_MODULES  folder `node_modules` that holds playwright-core (for the checks in a browser)
+    VITRAIL_FRONTEND      folder `static` of another comfyui-frontend-package, checked beside the host's own
     VITRAIL_CHROMIUM      the browser (default: the first of chromium, chromium-browser, google-chrome on the PATH)
 """
 
@@ -39,6 +40,7 @@ class Places:
     python: Path
     node_modules: Path | None = None
     chromium: Path | None = None
+    frontend: Path | None = None
 
     @classmethod
     def from_environment(cls) -> Places | None:
@@ -54,6 +56,7 @@ class Places:
             python=Path(venv, "bin", "python").absolute() if venv else Path(sys.executable),
             node_modules=Path(modules).resolve() if modules and Path(modules, "playwright-core").is_dir() else None,
             chromium=Path(browser) if browser else None,
+            frontend=Path(other).resolve() if (other := os.environ.get("VITRAIL_FRONTEND")) else None,
         )
 
     @property

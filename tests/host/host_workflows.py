@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from host_browser import PageResult, browse
-from host_rig import WORKFLOWS, Host, NotHere, read_picture, worst
+from host_rig import WORKFLOWS, Host, NotHere, add_inputs, read_picture, worst
+from host_server import free_port
 
 
 def saved(host: Host, page: PageResult) -> list[Path]:
@@ -79,6 +82,25 @@ def picture_restores_graph(host: Host, workflow: Path) -> str:
     return f"{len(page.ui['nodes'])} nodes and their values come back, from the host's picture and from ours"
 
 
+def runs_in_another_frontend(host: Host) -> str:
+    """Every workflow in the frontend of VITRAIL_FRONTEND, nodes drawn on the canvas and as Vue components."""
+    host.require_browser()
+    if (root := host.server.places.frontend) is None:
+        raise NotHere("VITRAIL_FRONTEND is not set")
+    figures: list[str] = []
+    with TemporaryDirectory(prefix="vitrail-frontend-") as base:
+        server = replace(host.server, base=Path(base), port=free_port(), process=None)
+        server.extra += ("--front-end-root", str(root))
+        server.prepare()
+        add_inputs(Path(base) / "input")
+        with server:
+            for workflow, vue in product(sorted(WORKFLOWS.glob("*.json")), (False, True)):
+                page = browse(server, workflow=workflow, queue=True, vue=vue).succeeded()
+                assert not page.console, f"the page complained: {page.console[:3]}"
+                figures.append(f"{workflow.stem} {'Vue nodes' if vue else 'canvas'}")
+    return f"frontend {page.frontend}: {', '.join(figures)}"
+
+
 def checks_of(workflow: Path) -> dict[str, Callable[[Host], str]]:
     name = workflow.stem
     return {
@@ -89,5 +111,6 @@ def checks_of(workflow: Path) -> dict[str, Callable[[Host], str]]:
 
 
 WORKFLOW_CHECKS = {
-    title: check for workflow in sorted(WORKFLOWS.glob("*.json")) for title, check in checks_of(workflow).items()
+    **{title: check for workflow in sorted(WORKFLOWS.glob("*.json")) for title, check in checks_of(workflow).items()},
+    "the workflows open and run in another frontend": runs_in_another_frontend,
 }

@@ -48,7 +48,7 @@ def make(title: str, check: Check, host: Host) -> Row:
 def render(rows: list[Row], host: Host, day: datetime) -> str:
     """The page in Markdown."""
     system = host.client.get("/system_stats")["system"]
-    frontend = system.get("installed_frontend_version") or system.get("required_frontend_version", "unknown")
+    frontend = next((page.frontend for page in host.pages.values()), system.get("required_frontend_version", "unknown"))
     passed = sum(row.result == "passes" for row in rows)
     lines = [
         "# Vitrail in a real host",
