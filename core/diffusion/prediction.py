@@ -101,8 +101,7 @@ class Denoiser:
         x: [B, C, h, w]. sigma: [] or [B], > 0. Returns the shape and dtype of x.
         """
         c_skip, c_out, c_in = self._coefficients(sigma, x)
-        time = self.table.timestep(sigma, self.quantize).to(x.device).expand(len(x))
-        return c_skip * x + c_out * self.network(c_in * x, time, cond).to(x.dtype)
+        return c_skip * x + c_out * self.network(c_in * x, self._time(sigma, x), cond).to(x.dtype)
 
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """x0 + sigma noise, or (1 - sigma) x0 + sigma noise of a flow; sigma [] or [B]."""
@@ -127,7 +126,10 @@ class Denoiser:
 
     def inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(c_in x, times [B]): what the network is shown for a noised x; for training."""
-        return self._coefficients(sigma, x)[2] * x, self.table.timestep(sigma, self.quantize).expand(len(x))
+        return self._coefficients(sigma, x)[2] * x, self._time(sigma, x)
+
+    def _time(self, sigma: Tensor, x: Tensor) -> Tensor:
+        return self.table.timestep(sigma, self.quantize).to(x.device).expand(len(x))
 
     def _coefficients(self, sigma: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(expand(c, x) for c in self.scaling.coefficients(sigma, self.sigma_data))

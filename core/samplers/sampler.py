@@ -24,16 +24,16 @@ def no_noise() -> Tensor:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A row of SAMPLERS: a solver, and what its callers must know of it.
+    """A row of SAMPLERS: a solver, and what its callers must know of it. Call the row: all rows take the same.
 
-    solver: generator function (denoise, x, sigmas, **options).
+    function: generator function (denoise, x, sigmas, **options).
     order: global order of convergence on a smooth schedule, with noise off.
     stochastic: draws noise by default.
     options: which of the options of `__call__` it takes; the others do nothing.
     repaints: asks for noise of its own behind the kept part of an inpainted latent.
     """
 
-    solver: Solver
+    function: Solver
     order: int
     stochastic: bool = False
     options: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Sampler:
         """
         given = {"noise": noise, "eta": eta, "s_noise": s_noise, "flow": flow}
         given |= {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax}
-        return self.solver(denoise, x, sigmas.to(x.device), **{name: given[name] for name in self.options})
+        return self.function(denoise, x, sigmas.to(x.device), **{name: given[name] for name in self.options})
 
 
 def intervals(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -1,0 +1,195 @@
+"""Solvers: order on a Gaussian with an exact solution, variance of the stochastic ones, k-diffusion's numbers."""
+
+from collections.abc import Callable, Iterator
+from math import log2
+
+import pytest
+import torch
+from golden_cases import Case, case
+from torch import Tensor
+
+from vitrail.core.diffusion.noise import noise_source
+from vitrail.core.diffusion.prediction import Denoiser
+from vitrail.core.diffusion.schedules import NoiseTable, make_sigmas
+from vitrail.core.errors import ConfigError
+from vitrail.core.samplers import SAMPLERS
+from vitrail.core.samplers.ancestral import ancestral_split
+from vitrail.core.samplers.sampler import Sampler
+from vitrail.core.types import Condition
+
+MEAN, STD = 0.7, 0.5
+
+
+class Gaussian:
+    """Data of one Gaussian: its exact denoiser, and where the probability-flow equation takes x."""
+
+    def __init__(self, flow: bool = False) -> None:
+        self.flow = flow
+
+    def signal(self, sigma: Tensor) -> Tensor:
+        return 1 - sigma if self.flow else torch.ones_like(sigma)
+
+    def variance(self, sigma: Tensor) -> Tensor:
+        return (self.signal(sigma) * STD) ** 2 + sigma**2
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        signal = self.signal(sigma)
+        return MEAN + signal * STD**2 / self.variance(sigma) * (x - signal * MEAN)
+
+    def exact(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        spread = (self.variance(end) / self.variance(start)).sqrt()
+        return self.signal(end) * MEAN + (x - self.signal(start) * MEAN) * spread
+
+    def levels(self, steps: int) -> Tensor:
+        top, low = (0.95, 0.05) if self.flow else (10.0, 0.1)
+        return torch.linspace(top ** (1 / 3), low ** (1 / 3), steps + 1, dtype=torch.float64) ** 3
+
+    def error(self, sampler: Sampler, steps: int) -> float:
+        sigmas, x = self.levels(steps), torch.tensor([[3.0, -2.0, 10.0]], dtype=torch.float64)
+        *_, last = sampler(self.denoise, x, sigmas, noise=lambda: torch.zeros_like(x), eta=0.0, flow=self.flow)
+        return float((last.x - self.exact(x, sigmas[0], sigmas[-1])).abs().max())
+
+
+@pytest.mark.parametrize("flow", [False, True], ids=["added", "flow"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_solver_converges_with_its_declared_order(name: str, flow: bool) -> None:
+    gaussian = Gaussian(flow)
+    coarse, fine = (gaussian.error(SAMPLERS[name], steps) for steps in (128, 256))
+    assert log2(coarse / fine) == pytest.approx(SAMPLERS[name].order, abs=0.1)
+
+
+def taking(option: str) -> list[str]:
+    return [name for name, sampler in SAMPLERS.items() if option in sampler.options]
+
+
+OPTIONS = [(name, {"eta": eta}, flow) for name in taking("eta") for eta in (1.0, 0.4) for flow in (False, True)]
+OPTIONS += [(name, {"s_churn": 20.0}, False) for name in taking("s_churn")]
+
+
+@pytest.mark.parametrize(("name", "options", "flow"), OPTIONS)
+def test_noise_keeps_the_marginal_variance(name: str, options: dict[str, float], flow: bool) -> None:
+    gaussian, sigmas = Gaussian(flow), Gaussian(flow).levels(500)
+    start = torch.randn(1, 20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = gaussian.signal(sigmas[0]) * MEAN + start * gaussian.variance(sigmas[0]).sqrt()
+    *_, last = SAMPLERS[name](gaussian.denoise, x, sigmas, noise=noise_source(x, (1,)), flow=flow, **options)
+    assert last.x.var().item() == pytest.approx(float(gaussian.variance(sigmas[-1])), rel=0.04)
+    assert last.x.mean().item() == pytest.approx(float(gaussian.signal(sigmas[-1]) * MEAN), abs=0.02)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_step_to_zero_gives_what_was_denoised(name: str) -> None:
+    x, sigmas = torch.randn(2, 3, 4, 4), torch.tensor([3.0, 1.0, 0.3, 0.0])
+    steps = list(SAMPLERS[name](Gaussian().denoise, x, sigmas, noise=noise_source(x, (0, 1))))
+    assert [step.index for step in steps] == [0, 1, 2]
+    assert [float(step.sigma) for step in steps] == pytest.approx([3.0, 1.0, 0.3])
+    assert torch.allclose(steps[-1].x, steps[-1].denoised, atol=1e-6)
+    assert all(step.x.shape == x.shape and step.x.dtype == x.dtype for step in steps)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_equal_neighbours_do_no_harm(name: str) -> None:
+    x, sigmas = torch.randn(1, 3), torch.tensor([3.0, 1.0, 1.0, 1.0, 0.3, 0.0])
+    *_, last = SAMPLERS[name](Gaussian().denoise, x, sigmas, noise=noise_source(x, (0,)))
+    assert bool(torch.isfinite(last.x).all())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_x_is_never_changed_in_place(name: str) -> None:
+    x = torch.randn(1, 3)
+    kept, seen = x.clone(), []
+    for step in SAMPLERS[name](Gaussian().denoise, x, torch.tensor([3.0, 1.0, 0.3, 0.0]), noise=noise_source(x, (0,))):
+        seen.append((step.x, step.x.clone()))
+    assert torch.equal(x, kept) and all(torch.equal(now, then) for now, then in seen)
+
+
+def test_calls_of_the_network() -> None:
+    for name, calls in {"euler": 4, "heun": 7, "dpmpp_2m": 4, "ipndm": 4, "ddim": 4}.items():
+        count = [0]
+
+        def denoise(x: Tensor, sigma: Tensor, count: list[int] = count) -> Tensor:
+            count[0] += 1
+            assert sigma.ndim == 0
+            return x / (1 + sigma)
+
+        list(SAMPLERS[name](denoise, torch.ones(1), torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0])))
+        assert count == [calls], name
+
+
+def test_every_stochastic_solver_is_tested_for_its_variance() -> None:
+    stochastic = {name for name, sampler in SAMPLERS.items() if sampler.stochastic}
+    assert stochastic <= {name for name, _, _ in OPTIONS}
+
+
+def test_drawing_without_a_source_says_so() -> None:
+    with pytest.raises(ConfigError, match="noise source"):
+        list(SAMPLERS["euler_ancestral"](Gaussian().denoise, torch.ones(1), torch.tensor([2.0, 1.0, 0.0])))
+
+
+def test_nothing_to_do() -> None:
+    for sigmas in (torch.zeros(0), torch.ones(1)):
+        assert list(SAMPLERS["euler"](Gaussian().denoise, torch.ones(1), sigmas)) == []
+
+
+def toy(x: Tensor, s: Tensor) -> Tensor:
+    return x / (1 + s**2) + 0.25 * torch.tanh(x / (1 + s**2).sqrt()) * s / (1 + s)
+
+
+def stored(golden: Case, name: str, sigmas: Tensor, draws: Callable[[], Iterator[Tensor]], **options: float) -> Tensor:
+    noises = draws()
+    *_, last = SAMPLERS[name](toy, golden.tensors["in.x"], sigmas, noise=lambda: next(noises), **options)
+    return last.x
+
+
+@pytest.mark.parametrize(
+    ("output", "name", "schedule", "options"),
+    [
+        ("euler", "euler", "karras", {}),
+        ("euler", "ddim", "karras", {}),
+        ("euler_exp", "euler", "exponential", {}),
+        ("heun", "heun", "karras", {}),
+        ("dpmpp_2m", "dpmpp_2m", "karras", {}),
+        ("dpmpp_2m_vp", "dpmpp_2m", "vp", {}),
+        ("euler_ancestral", "euler_ancestral", "karras", {}),
+        ("euler_ancestral_eta05", "euler_ancestral", "karras", {"eta": 0.5, "s_noise": 0.98}),
+    ],
+)
+def test_k_diffusion_s_numbers(output: str, name: str, schedule: str, options: dict[str, float]) -> None:
+    golden = case("kdiff_toy")
+    sigmas = golden.tensors[f"out.sigmas_{schedule}"]
+    golden.check(f"out.{output}", stored(golden, name, sigmas, lambda: iter(golden.tensors["in.noise"]), **options))
+
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_k_diffusion_s_numbers_with_churn(name: str) -> None:
+    golden = case("kdiff_toy")
+    config, sigmas = golden.config, golden.tensors["out.sigmas_karras"]
+    low, high = 2 * config["sigma_min"], 0.9 * config["sigma_max"]
+    used = [n for n, s in zip(golden.tensors["in.noise"], sigmas[:-1], strict=False) if low <= s <= high]
+    options = {"s_churn": 0.3 * config["steps"], "s_tmin": low, "s_tmax": high, "s_noise": 1.003}
+    golden.check(f"out.{name}_churn", stored(golden, name, sigmas, lambda: iter(used), **options))
+
+
+def test_k_diffusion_s_split() -> None:
+    golden = case("kdiff_toy")
+    sigmas = golden.tensors["out.sigmas_karras"]
+    golden.check("out.ancestral_split", torch.stack(ancestral_split(sigmas[1], sigmas[2], 0.7)[:2]))
+
+
+@pytest.mark.parametrize(
+    ("output", "name", "prediction", "schedule"),
+    [
+        ("euler", "euler", "eps", "normal"),
+        ("euler_v", "euler", "v", "normal"),
+        ("dpmpp_2m_karras", "dpmpp_2m", "eps", "karras"),
+    ],
+)
+def test_k_diffusion_s_numbers_through_a_table(output: str, name: str, prediction: str, schedule: str) -> None:
+    golden, table = case("kdiff_wrappers"), NoiseTable.scaled_linear()
+
+    def network(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        return torch.tanh(x * (0.5 + t.reshape(-1, 1, 1, 1) / 1000))
+
+    denoiser = Denoiser(network, table, prediction, quantize=False)
+    x = golden.tensors["in.x"] * make_sigmas("normal", table, 6)[0]
+    *_, last = SAMPLERS[name](denoiser, x, make_sigmas(schedule, table, 6))
+    golden.check(f"out.{output}", last.x)
