@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..types import Condition
-from .schedules import Table
+from .tables import Table
 
 Network = Callable[[Tensor, Tensor, Condition | None], Tensor]
 """`(x scaled by c_in, timesteps [B] float32, condition) -> raw output`, of the shape of x."""

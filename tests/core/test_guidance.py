@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+
 from vitrail.core.diffusion.guidance import fit, guided, stack
 from vitrail.core.types import Condition
 

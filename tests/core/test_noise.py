@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vitrail.core.diffusion.noise import image_seeds, noise_source, seeded
 from vitrail.core.errors import ShapeError
 

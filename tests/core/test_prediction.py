@@ -9,8 +9,9 @@ from golden_cases import case
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+
 from vitrail.core.diffusion.prediction import PREDICTIONS, Denoiser
-from vitrail.core.diffusion.schedules import FlowTable, LogTable, NoiseTable, Table
+from vitrail.core.diffusion.tables import FlowTable, LogTable, NoiseTable, Table
 from vitrail.core.errors import ConfigError
 from vitrail.core.types import Condition
 

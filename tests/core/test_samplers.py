@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vitrail.core.diffusion.noise import noise_source
 from vitrail.core.diffusion.prediction import Denoiser
-from vitrail.core.diffusion.schedules import NoiseTable, make_sigmas
+from vitrail.core.diffusion.schedules import make_sigmas
+from vitrail.core.diffusion.tables import NoiseTable
 from vitrail.core.errors import ConfigError
 from vitrail.core.samplers import SAMPLERS
 from vitrail.core.samplers.ancestral import ancestral_split

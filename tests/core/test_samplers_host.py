@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vitrail.core.diffusion.noise import seeded
 from vitrail.core.diffusion.prediction import Denoiser
-from vitrail.core.diffusion.schedules import FlowTable, NoiseTable, Table, make_sigmas
+from vitrail.core.diffusion.schedules import make_sigmas
+from vitrail.core.diffusion.tables import FlowTable, NoiseTable, Table
 from vitrail.core.samplers.run import sample
 from vitrail.core.types import Condition
 

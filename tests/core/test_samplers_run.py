@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vitrail.core.diffusion.noise import seeded
 from vitrail.core.diffusion.prediction import Denoiser
-from vitrail.core.diffusion.schedules import FlowTable, NoiseTable, Table, make_sigmas
+from vitrail.core.diffusion.schedules import make_sigmas
+from vitrail.core.diffusion.tables import FlowTable, NoiseTable, Table
 from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.samplers import SAMPLERS
 from vitrail.core.samplers.run import begin, latent_mask, sample

@@ -8,8 +8,10 @@ import torch
 from golden_cases import case
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vitrail.core.diffusion.prediction import Denoiser
-from vitrail.core.diffusion.schedules import SCHEDULES, FlowTable, LogTable, NoiseTable, Span, Table, make_sigmas
+from vitrail.core.diffusion.schedules import SCHEDULES, Span, make_sigmas
+from vitrail.core.diffusion.tables import FlowTable, LogTable, NoiseTable, Table
 from vitrail.core.errors import ConfigError
 
 SD = NoiseTable.scaled_linear()
