@@ -68,6 +68,9 @@ class VectorQuantizer(nn.Module):
     Source: van den Oord et al. 2017, eq. 3 and appendix A.1; taming's models as published have the weights swapped.
     """
 
+    keep_float32 = True
+    """Loading and saving leave these weights in float32."""
+
     ema_size: Tensor
     ema_sum: Tensor
     started: Tensor

@@ -1,0 +1,100 @@
+"""Autoencoders as taming-transformers and latent-diffusion save them; their layout is Vitrail's own.
+
+Shapes tell everything but the old or new place of beta, which a config file may say.
+Source: github.com/CompVis/taming-transformers, taming/models/vqgan.py; github.com/CompVis/latent-diffusion,
+ldm/models/autoencoder.py.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ...autoencoders.autoencoder import Autoencoder
+from ...autoencoders.config import AutoencoderConfig
+from ...bottlenecks import BottleneckConfig, KLConfig, VQConfig
+from ...errors import CheckpointError
+from ..family import Family, Sidecar, has_all, has_none, metadata_is
+from ..header import Header
+
+RESOLUTION = 256
+"""Only names the levels that have attention; a config file may say another."""
+
+BETA, LEGACY = 0.25, True
+"""VQModel builds its quantiser with these in both repositories."""
+
+_AUTOENCODER = (
+    has_all("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "post_quant_conv.weight")
+    & has_none("model.diffusion_model.*")
+    & ~metadata_is("format", "vitrail")
+)
+
+
+def infer_vq(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
+    """The config of a VQModel."""
+    codes, dim = header.shape("quantize.embedding.weight")
+    return _infer(header, sidecar, VQConfig(codes=codes, dim=dim, beta=BETA, legacy=LEGACY))
+
+
+def infer_kl(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
+    """The config of an AutoencoderKL."""
+    loss = _params(sidecar).get("lossconfig") or {}
+    weight = (loss.get("params") or {}).get("kl_weight", KLConfig().weight)
+    return _infer(header, sidecar, KLConfig(weight=float(weight)))
+
+
+def _infer(header: Header, sidecar: Sidecar, bottleneck: BottleneckConfig) -> AutoencoderConfig:
+    resolution = (_params(sidecar).get("ddconfig") or {}).get("resolution", RESOLUTION)
+    try:
+        return AutoencoderConfig(**_sizes(header, resolution), bottleneck=bottleneck)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{header.path.name} lacks keys of a CompVis autoencoder: {error}") from error
+
+
+def _sizes(header: Header, resolution: int) -> dict[str, Any]:
+    ch, inputs = header.shape("encoder.conv_in.weight")[:2]
+    levels = 1 + max(_indices(header, r"encoder\.down\.(\d+)\..*"))
+    widths = [header.shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
+    attending = _indices(header, r"encoder\.down\.(\d+)\.attn\..*")
+    z_channels = header.shape("decoder.conv_in.weight")[1]
+    return {
+        "in_channels": inputs,
+        "out_channels": header.shape("decoder.conv_out.weight")[0],
+        "ch": ch,
+        "ch_mult": tuple(width // ch for width in widths),
+        "num_res_blocks": 1 + max(_indices(header, r"encoder\.down\.0\.block\.(\d+)\..*")),
+        "attn_resolutions": tuple(resolution // 2**level for level in sorted(attending)),
+        "resolution": resolution,
+        "z_channels": z_channels,
+        "embed_dim": header.shape("post_quant_conv.weight")[1],
+        "double_z": header.shape("encoder.conv_out.weight")[0] == 2 * z_channels,
+        "attn_type": "vanilla" if "encoder.mid.attn_1.norm.weight" in header else "none",
+    }
+
+
+def _indices(header: Header, pattern: str) -> set[int]:
+    return {int(found[1]) for name in header.tensors if (found := re.fullmatch(pattern, name))}
+
+
+def _params(sidecar: Sidecar) -> Mapping[str, Any]:
+    """`model.params` of CompVis's config schema."""
+    return (sidecar.get("model") or {}).get("params") or {}
+
+
+FAMILIES = (
+    Family(
+        name="compvis-vq",
+        kind="autoencoder",
+        detect=_AUTOENCODER & has_all("quantize.embedding.weight"),
+        infer=infer_vq,
+        keys=lambda _: {"loss.{*}": None, "{*}": "{*}"},
+        build=Autoencoder,
+    ),
+    Family(
+        name="compvis-kl",
+        kind="autoencoder",
+        detect=_AUTOENCODER & has_none("quantize.*"),
+        infer=infer_kl,
+        keys=lambda _: {"loss.{*}": None, "{*}": "{*}"},
+        build=Autoencoder,
+    ),
+)

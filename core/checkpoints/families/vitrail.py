@@ -1,0 +1,141 @@
+"""Vitrail's own files: safetensors that carry their config.
+
+    metadata  {"format": "vitrail", "vitrail": JSON {"kind", "version", "config", ...}}
+
+A diffusion file has no autoencoder in it but the bare name of the autoencoder's file, in the same folder.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from torch import nn
+
+from ...autoencoders.autoencoder import Autoencoder
+from ...autoencoders.config import AutoencoderConfig
+from ...bottlenecks import VQConfig
+from ...config_io import from_dict, to_dict
+from ...errors import CheckpointError, ConfigError, UnsafeFile
+from ..family import Family, Rule, Sidecar, metadata_is
+from ..header import Header
+
+FORMAT, VERSION = "vitrail", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of model that such a file can hold.
+
+    name: what the file calls it; model: the class, by name (a process can hold two copies of this package).
+    config: the class of its config; describe: the config of a model as it goes into a file.
+    skip: beginnings of the keys that stay out of the file.
+    """
+
+    name: str
+    model: str
+    config: Callable[[], type]
+    build: Callable[[Any], nn.Module]
+    describe: Callable[[Any], Any] = lambda model: model.config
+    skip: tuple[str, ...] = ()
+    finish: Callable[[nn.Module, Header, Callable[[str], nn.Module]], None] | None = None
+
+
+def notes(header: Header) -> dict[str, Any]:
+    """What the file says about itself. Raises: CheckpointError where that is no JSON, or of a later version."""
+    try:
+        said = json.loads(header.metadata.get("vitrail", ""))
+    except ValueError as error:
+        raise CheckpointError(f"{header.path.name}: its metadata is not the JSON of a Vitrail file ({error})") from None
+    if not isinstance(said, dict) or not isinstance(said.get("version"), int):
+        raise CheckpointError(f"{header.path.name}: its metadata names no version; expected a file that Vitrail wrote")
+    if said["version"] > VERSION:
+        raise CheckpointError(
+            f"{header.path.name} is of version {said['version']}, this Vitrail reads up to {VERSION}: update Vitrail"
+        )
+    return said
+
+
+def metadata_of(kind: Kind, model: nn.Module, extra: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata that makes a file of this model readable again."""
+    said = {"kind": kind.name, "version": VERSION, "config": to_dict(kind.describe(model))}
+    if clash := sorted(set(said) & set(extra)):
+        raise ConfigError(f"the notes {', '.join(clash)} of a file are set by what is saved; give others")
+    return {"format": FORMAT, "vitrail": json.dumps(said | dict(extra), ensure_ascii=False)}
+
+
+def _family(kind: Kind) -> Family:
+    def infer(header: Header, _: Sidecar) -> Any:
+        try:
+            return from_dict(kind.config(), notes(header).get("config", {}))
+        except ConfigError as error:
+            raise CheckpointError(f"{header.path.name}: its config cannot be used: {error}") from error
+
+    return Family(
+        name=f"vitrail-{kind.name}",
+        kind=kind.name,
+        detect=metadata_is("format", FORMAT) & Rule(lambda header: notes(header).get("kind") == kind.name),
+        infer=infer,
+        keys=lambda _: {"{*}": "{*}"},
+        build=kind.build,
+        finish=kind.finish,
+        sidecar=False,
+    )
+
+
+def _without_training(model: Autoencoder) -> AutoencoderConfig:
+    bottleneck = model.config.bottleneck
+    return replace(model.config, bottleneck=bottleneck.fixed() if isinstance(bottleneck, VQConfig) else bottleneck)
+
+
+def _diffusion_config() -> type:
+    from ...diffusion.latent_diffusion import LatentDiffusionConfig
+
+    return LatentDiffusionConfig
+
+
+def _build_diffusion(config: Any) -> nn.Module:
+    from ...diffusion.latent_diffusion import LatentDiffusion
+
+    return LatentDiffusion(config)
+
+
+def _attach_autoencoder(model: Any, header: Header, load: Callable[[str], nn.Module]) -> None:
+    name = notes(header).get("autoencoder")
+    if name is None:
+        return
+    if not isinstance(name, str) or not _bare(name):
+        raise UnsafeFile(f"{header.path.name} names {name!r} as its autoencoder; expected a file name without a folder")
+    if not (header.path.parent / name).exists():
+        raise CheckpointError(f"{header.path.name} needs its autoencoder {name} in the same folder: put it there")
+    autoencoder = load(name)
+    if not isinstance(autoencoder, Autoencoder):
+        raise CheckpointError(f"{header.path.name} names {name} as its autoencoder, which holds none")
+    model.autoencoder = autoencoder
+
+
+def _bare(name: str) -> bool:
+    return name not in ("", ".", "..") and PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+
+
+KINDS = (
+    Kind(
+        name="autoencoder",
+        model="Autoencoder",
+        config=lambda: AutoencoderConfig,
+        build=Autoencoder,
+        describe=_without_training,
+        skip=("quantize.ema_", "quantize.started"),
+    ),
+    Kind(
+        name="diffusion",
+        model="LatentDiffusion",
+        config=_diffusion_config,
+        build=_build_diffusion,
+        skip=("autoencoder.",),
+        finish=_attach_autoencoder,
+    ),
+)
+
+FAMILIES = tuple(_family(kind) for kind in KINDS)

@@ -1,0 +1,93 @@
+"""A family of checkpoints: how to tell it, what its config is, what its keys are called, what it builds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from ..errors import UnknownFamily
+from .header import Header
+from .keymap import KeyMap
+
+Sidecar = Mapping[str, Any]
+"""What a config file beside the weights says, in its publisher's own schema; empty when there is none."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A question to a header; `a & b` asks both, `a | b` either, `~a` the opposite."""
+
+    holds: Callable[[Header], bool]
+
+    def __call__(self, header: Header) -> bool:
+        return self.holds(header)
+
+    def __and__(self, other: "Rule") -> "Rule":
+        return Rule(lambda header: self(header) and other(header))
+
+    def __or__(self, other: "Rule") -> "Rule":
+        return Rule(lambda header: self(header) or other(header))
+
+    def __invert__(self) -> "Rule":
+        return Rule(lambda header: not self(header))
+
+
+def has_all(*patterns: str) -> Rule:
+    """Every pattern (a key, or one with `*`) fits some key."""
+    return Rule(lambda header: all(_fits(header, pattern) for pattern in patterns))
+
+
+def has_none(*patterns: str) -> Rule:
+    """No pattern fits any key."""
+    return Rule(lambda header: not any(_fits(header, pattern) for pattern in patterns))
+
+
+def metadata_is(key: str, value: str) -> Rule:
+    """The file's metadata has that text under that key."""
+    return Rule(lambda header: header.metadata.get(key) == value)
+
+
+def _fits(header: Header, pattern: str) -> bool:
+    if "*" not in pattern:
+        return pattern in header
+    return any(fnmatchcase(name, pattern) for name in header.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family of checkpoints.
+
+    kind: what it builds: "autoencoder", "diffusion" or "refiner".
+    detect: whether a file's keys and metadata are this family's.
+    infer: (header, sidecar) -> frozen config; shapes first, then the sidecar, then the published defaults.
+    keys: config -> the table that turns the file's names into the module's.
+    build: config -> the module, its weights yet to come.
+    finish: (module, header, load) -> None, where a file needs others: `load` opens one in the same folder by its name.
+    sidecar: whether a config file can add anything.
+    """
+
+    name: str
+    kind: str
+    detect: Rule
+    infer: Callable[[Header, Sidecar], Any]
+    keys: Callable[[Any], KeyMap]
+    build: Callable[[Any], nn.Module]
+    finish: Callable[[nn.Module, Header, Callable[[str], nn.Module]], None] | None = None
+    sidecar: bool = True
+
+
+def family_of(header: Header, families: Mapping[str, Family]) -> Family:
+    """The one family that claims a file. Raises: UnknownFamily when none does, or several."""
+    claims = [family for family in families.values() if family.detect(header)]
+    if len(claims) == 1:
+        return claims[0]
+    if claims:
+        rivals = ", ".join(family.name for family in claims)
+        raise UnknownFamily(f"{header.path.name} fits several families: {rivals}; expected one")
+    some = ", ".join(list(header.tensors)[:4])
+    raise UnknownFamily(
+        f"{header.path.name} is of no family known here: its {len(header.tensors)} keys begin with {some}. "
+        f"Known are {', '.join(families)}"
+    )

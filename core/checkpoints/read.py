@@ -1,0 +1,75 @@
+"""Opening a file of weights, whatever it turns out to be, without running anything from it."""
+
+import os
+import stat
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import CheckpointError, UnsafeFile
+from . import safetensors_file, torch_file
+from .header import Header, TensorInfo
+
+MARKS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the weights: fetch the file itself with `git lfs pull`"),
+    (b"<!doctype", "is a web page, not weights: the download went wrong (a login page?), fetch the file again"),
+    (b"<html", "is a web page, not weights: the download went wrong (a login page?), fetch the file again"),
+    (b"<?xml", "is an XML document, not weights: the download went wrong, fetch the file again"),
+    (b"gguf", "is a GGUF file, which Vitrail does not read; expected safetensors or a torch checkpoint"),
+)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Names, shapes, dtypes and metadata of a file; no weight is read.
+
+    Raises: CheckpointError for a file that is missing, empty, cut short or no checkpoint; UnsafeFile for one that is
+    no regular file, lies about its size or names code to run.
+    """
+    path = Path(path)
+    if _format(path) == "safetensors":
+        return safetensors_file.read_header(path)
+    tensors = torch_file.read_tensors(path, device="meta")
+    infos = {name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in tensors.items()}
+    return Header(path=path, format="torch", tensors=infos)
+
+
+def read_tensors(header: Header) -> dict[str, Tensor]:
+    """The tensors of the file that a header was read from, on the CPU. Raises: as `read_header`."""
+    reader = safetensors_file if header.format == "safetensors" else torch_file
+    tensors = reader.read_tensors(header.path)
+    if {k: tuple(v.shape) for k, v in tensors.items()} != {k: v.shape for k, v in header.tensors.items()}:
+        raise CheckpointError(f"{header.path.name} changed while it was read: open it again")
+    return tensors
+
+
+def _format(path: Path) -> str:
+    """ "safetensors" or "torch", from the first bytes: a file's ending proves nothing."""
+    start = _start(path)
+    for mark, what in MARKS:
+        if start.lstrip().lower().startswith(mark):
+            raise CheckpointError(f"{path.name} {what}")
+    if torch_file.looks_like_torch(start):
+        return "torch"
+    if safetensors_file.looks_like_safetensors(start):
+        return "safetensors"
+    raise CheckpointError(f"{path.name} is no checkpoint: expected safetensors or a torch file, found {start[:16]!r}")
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a regular file; anything else is refused before it is opened."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be found: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(mode):
+        raise CheckpointError(f"{path} is a folder; expected a file of weights")
+    if not stat.S_ISREG(mode):
+        raise UnsafeFile(f"{path} is no regular file (a pipe or a device), so it was not opened")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if not start:
+        raise CheckpointError(f"{path.name} is empty: fetch the file again")
+    return start

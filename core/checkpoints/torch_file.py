@@ -1,0 +1,149 @@
+"""torch.save files, opened without running anything that they name."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, UnsafeFile
+
+ZIP, PICKLE = b"PK\x03\x04", b"\x80\x02"
+
+TRAINING_CLASSES = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+    "lightning.pytorch.callbacks.lr_monitor.LearningRateMonitor",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+"""What public checkpoints pickle beside weights; each becomes an inert placeholder, none is imported or called."""
+
+WRAPPERS = ("state_dict", "params_ema", "params", "model")
+"""Keys under which training code keeps the weights, the first one found is taken."""
+
+
+class Placeholder:
+    """Stands for an object of a class that is not there: takes any arguments and state, keeps and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Placeholder":
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def placeholder(name: str) -> type[Placeholder]:
+    """An empty class that goes by a dotted name, as torch's loader looks classes up."""
+    module, _, short = name.rpartition(".")
+    return type(short, (Placeholder,), {"__module__": module, "__qualname__": short})
+
+
+PLACEHOLDERS: list[Any] = [placeholder(name) for name in TRAINING_CLASSES]
+
+
+def looks_like_torch(start: bytes) -> bool:
+    """Whether the first bytes are those of a zip archive or of a pickle."""
+    return start.startswith((ZIP, PICKLE))
+
+
+def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a torch.save file by name; with device "meta" only shapes and dtypes.
+
+    Raises: UnsafeFile for a file that names a class or function other than the known training classes, that is a
+    program (TorchScript), that is compressed, or whose tensors claim more than it holds; CheckpointError for a broken
+    one.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(4) == ZIP
+    if zipped:
+        _check_archive(path)
+    loaded = _load(path, device, zipped)
+    tensors = _tensors(loaded)
+    if not tensors:
+        raise CheckpointError(f"{path.name} holds no tensors by name; expected a state dict, bare or under {WRAPPERS}")
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        _check_extent(path, name, tensor, size)
+    return tensors
+
+
+def _load(path: Path, device: str, zipped: bool) -> Any:
+    try:
+        with _known_classes():
+            return torch.load(path, map_location=device, weights_only=True, mmap=zipped and device != "meta")
+    except pickle.UnpicklingError as error:
+        raise _refused(path, str(error)) from None
+    except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path.name} is no whole torch file: {reason}") from None
+
+
+def _known_classes() -> AbstractContextManager[Any]:
+    """Lets torch's loader find the placeholders while a file is read; torch 2.4 has no way to take them back."""
+    scope = getattr(torch.serialization, "safe_globals", None)
+    if scope is not None:
+        return scope(PLACEHOLDERS)
+    torch.serialization.add_safe_globals(PLACEHOLDERS)
+    return nullcontext()
+
+
+def _refused(path: Path, message: str) -> CheckpointError:
+    """The loader's message in one line that names the global it refused."""
+    if found := re.search(r"GLOBAL (\S+)", message):
+        return UnsafeFile(
+            f"{path.name} names {found[1]}, which is not among the known training classes, so it was not opened: "
+            "loading it could run code. Convert it to safetensors where you trust it"
+        )
+    if "TorchScript" in message:
+        return UnsafeFile(f"{path.name} is a TorchScript program, not weights; expected a state dict")
+    line = next((line for line in message.splitlines() if "WeightsUnpickler error" in line), message.split("\n")[0])
+    return UnsafeFile(f"{path.name} holds more than weights: {line.strip().removeprefix('WeightsUnpickler error: ')}")
+
+
+def _check_archive(path: Path) -> None:
+    """An archive of torch's stores its records as they are, and none of them claims more than the file holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise CheckpointError(f"{path.name} is cut short or broken ({error}): fetch the file again") from None
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise UnsafeFile(f"{path.name} is a compressed archive, which torch.save does not write: unpack it first")
+    if sum(record.file_size for record in records) > path.stat().st_size:
+        raise UnsafeFile(f"{path.name} claims records larger than itself: its directory lies")
+    names = {record.filename.rpartition("/")[2] for record in records}
+    if "constants.pkl" in names:
+        raise UnsafeFile(f"{path.name} is a TorchScript program, not weights; expected a state dict")
+    if "data.pkl" not in names:
+        raise CheckpointError(f"{path.name} is a zip archive but none of torch's: it has no data.pkl")
+
+
+def _tensors(loaded: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, whether bare or wrapped as training code does."""
+    if not isinstance(loaded, Mapping):
+        return {}
+    for wrapper in WRAPPERS:
+        if isinstance(inner := loaded.get(wrapper), Mapping) and (tensors := _tensors(inner)):
+            return tensors
+    return {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+
+
+def _check_extent(path: Path, name: str, tensor: Tensor, size: int) -> None:
+    """A tensor of strides 0 or of a lying shape can claim any size: only what the file holds counts."""
+    claimed = tensor.numel() * tensor.element_size()
+    if tensor.layout != torch.strided or claimed > min(size, tensor.untyped_storage().nbytes()):
+        raise UnsafeFile(f"{path.name}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
