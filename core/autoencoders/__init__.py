@@ -1,1 +1,1 @@
-
+"""Pictures to latents and back: encoder, bottleneck, decoder."""

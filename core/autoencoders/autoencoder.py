@@ -1,0 +1,106 @@
+"""The autoencoder: encoder, bottleneck, decoder, and the scale of its latent."""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..bottlenecks import KLBottleneck, build_bottleneck
+from ..errors import ConfigError, ShapeError
+from ..types import Quantized
+from .config import AutoencoderConfig
+from .convnet import Decoder, Encoder
+
+
+class Autoencoder(nn.Module):
+    """Pictures to latents (or codes) and back; children are named as in CompVis's checkpoints.
+
+    `quantize(z)` is the bottleneck: it returns a `Quantized`.
+    Source: Esser et al. 2021; Rombach et al. 2022, section 3.1.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide = 2 if config.double_z else 1
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quantize = build_bottleneck(config.bottleneck)
+        self.quant_conv = nn.Conv2d(wide * config.z_channels, wide * config.embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+
+    def encode(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """The latent before the bottleneck rounds it; for KL the mean, or a sample where a generator is given.
+
+        x: [B, in_channels, H, W] in -1..1, both sides multiples of `config.factor`.
+        Returns [B, embed_dim, H / factor, W / factor].
+        Raises: ShapeError for other channels or sizes.
+        """
+        self._check_picture(x)
+        h = self.quant_conv(self.encoder(x))
+        return self.quantize.sample(h, generator) if isinstance(self.quantize, KLBottleneck) else h
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latent's posterior, each [B, embed_dim, h, w]; KL only (ConfigError otherwise)."""
+        if not isinstance(self.quantize, KLBottleneck):
+            raise ConfigError("this autoencoder has a codebook, not a posterior: use encode and quantize")
+        self._check_picture(x)
+        return self.quantize.split(self.quant_conv(self.encoder(x)))
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """The codebook's vectors, [B, embed_dim, h, w], of int64 codes [B, h, w]; ConfigError without a codebook."""
+        if self.codebook is None:
+            raise ConfigError("this autoencoder has no codebook: its latent is continuous (KL), so there are no codes")
+        return self.quantize.lookup(indices)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """A picture, about -1..1 and not clamped, from a latent as it is: quantise first where codes are wanted.
+
+        latent: [B, embed_dim, h, w].
+        Returns [B, out_channels, h * factor, w * factor].
+        Raises: ShapeError for another number of channels.
+        """
+        if latent.ndim != 4 or latent.shape[1] != self.config.embed_dim:
+            raise ShapeError(
+                f"the latent is {tuple(latent.shape)}; this autoencoder takes [batch, {self.config.embed_dim}, height, "
+                "width]. It was probably made with another autoencoder: encode the picture again with this one"
+            )
+        return self.decoder(self.post_quant_conv(latent))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
+        """The reconstruction of x and what the bottleneck made of it."""
+        quantized = self.quantize(self.quant_conv(self.encoder(x)))
+        return self.decode(quantized.latent), quantized
+
+    def scale(self, z: Tensor) -> Tensor:
+        """(z - shift) * scale: the space that diffusion works in, about unit variance."""
+        shift, scale = self._affine(z)
+        return (z - shift) * scale
+
+    def unscale(self, z: Tensor) -> Tensor:
+        """The inverse of `scale`."""
+        shift, scale = self._affine(z)
+        return z / scale + shift
+
+    @property
+    def codebook(self) -> Tensor | None:
+        """The codes' vectors, [K, D] float32, or None for a continuous latent."""
+        return getattr(self.quantize, "codebook", None)
+
+    @property
+    def factor(self) -> int:
+        return self.config.factor
+
+    def _affine(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = (torch.tensor(v, dtype=z.dtype, device=z.device).view(1, -1, 1, 1) for v in self._shift_scale)
+        return shift, scale
+
+    @property
+    def _shift_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.config.latent_shift, self.config.latent_scale
+
+    def _check_picture(self, x: Tensor) -> None:
+        factor = self.config.factor
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
+            raise ShapeError(f"the picture is {tuple(x.shape)}; expected [batch, {self.config.in_channels}, height, width]")
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise ShapeError(
+                f"the picture is {x.shape[3]} x {x.shape[2]} pixels; both sides must be multiples of {factor}: pad it first"
+            )

@@ -1,0 +1,66 @@
+"""What shapes an autoencoder, in CompVis's words."""
+
+from dataclasses import dataclass, field
+
+from ..bottlenecks import BottleneckConfig, VQConfig
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Sizes of an `Autoencoder`; the defaults are taming's f16 VQGAN.
+
+    in_channels, out_channels: channels of the pictures.
+    ch, ch_mult: width of the first level, and of each level as a multiple of it; each level but the last halves the size.
+    num_res_blocks: residual blocks a level in the encoder (the decoder has one more).
+    attn_resolutions: levels, named by their size for a picture of `resolution`, that have attention.
+    z_channels, embed_dim: channels before and after `quant_conv`; double_z doubles the former (mean and log variance).
+    attn_type: "vanilla", or "none": no attention anywhere, the middle included.
+    patch_size: pixels folded into channels along each side before the first convolution (1 in all public models).
+    latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
+    Raises: ConfigError where these do not go together.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16,)
+    resolution: int = 256
+    z_channels: int = 256
+    embed_dim: int = 256
+    double_z: bool = False
+    attn_type: str = "vanilla"
+    patch_size: int = 1
+    bottleneck: BottleneckConfig = field(default_factory=lambda: VQConfig(codes=1024, dim=256))
+    latent_shift: tuple[float, ...] = (0.0,)
+    latent_scale: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size")}
+        if wrong := {name: value for name, value in sizes.items() if value < 1}:
+            raise ConfigError(f"sizes of an autoencoder must be at least 1, found {wrong}")
+        if not self.ch_mult:
+            raise ConfigError("ch_mult is empty; expected one multiple of ch a level, such as (1, 2, 4)")
+        if self.attn_type not in ("vanilla", "none"):
+            raise ConfigError(f'attn_type is "{self.attn_type}"; expected "vanilla" or "none"')
+        for name in ("latent_shift", "latent_scale"):
+            if len(getattr(self, name)) not in (1, self.embed_dim):
+                raise ConfigError(
+                    f"{name} has {len(getattr(self, name))} numbers; expected 1, or {self.embed_dim} (embed_dim)"
+                )
+
+    @property
+    def factor(self) -> int:
+        """Pixels that one cell of the latent covers along a side."""
+        return self.patch_size * 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def level_resolutions(self) -> tuple[int, ...]:
+        """The size of each level for a square picture of `resolution`, the finest first."""
+        return tuple(self.resolution // self.patch_size // 2**level for level in range(len(self.ch_mult)))
+
+    def attends(self, level: int) -> bool:
+        """Whether the blocks of that level are followed by attention."""
+        return self.attn_type != "none" and self.level_resolutions[level] in self.attn_resolutions

@@ -1,0 +1,99 @@
+"""Encoder and decoder of CompVis's autoencoders; attribute names are the keys of public checkpoints.
+
+Source: Esser et al. 2021, appendix A, table 7; Rombach et al. 2022, appendix G.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn.blocks import AttnBlock, Downsample, ResnetBlock, Upsample, group_norm
+from .config import AutoencoderConfig
+
+
+class Level(nn.Module):
+    """Residual blocks of one size, each followed by attention where the config asks for it.
+
+    `downsample` or `upsample` is set by the network that owns the level.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
+        super().__init__()
+        widths = [inputs] + [outputs] * blocks
+        self.block = nn.ModuleList(ResnetBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.attn = nn.ModuleList(AttnBlock(outputs) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[i](x)
+        return x
+
+
+class Middle(nn.Module):
+    """Block, attention, block at the smallest size."""
+
+    def __init__(self, channels: int, attention: bool) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels)
+        self.attn_1 = AttnBlock(channels) if attention else nn.Identity()
+        self.block_2 = ResnetBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """[B, in_channels, H, W] in -1..1 -> [B, z_channels (twice that with double_z), H / factor, W / factor]."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, config.ch, 3, padding=1)
+        self.down = nn.ModuleList()
+        for level, (inputs, outputs) in enumerate(zip([config.ch, *widths], widths, strict=False)):
+            self.down.append(Level(inputs, outputs, config.num_res_blocks, config.attends(level)))
+            if level < len(widths) - 1:
+                self.down[level].downsample = Downsample(outputs)
+        self.mid = Middle(widths[-1], config.attn_type != "none")
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.z_channels * (2 if config.double_z else 1), 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
+        for level in self.down:
+            h = level(h)
+            if hasattr(level, "downsample"):
+                h = level.downsample(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nn.Module):
+    """[B, z_channels, h, w] -> [B, out_channels, h * factor, w * factor], about -1..1, not clamped.
+
+    `up[0]` is the level of full resolution, and runs last.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], config.attn_type != "none")
+        self.up = nn.ModuleList()
+        for level, outputs in enumerate(widths):
+            inputs = widths[min(level + 1, len(widths) - 1)]
+            self.up.append(Level(inputs, outputs, config.num_res_blocks + 1, config.attends(level)))
+            if level > 0:
+                self.up[level].upsample = Upsample(outputs)
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch_size**2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+            if hasattr(level, "upsample"):
+                h = level.upsample(h)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch_size)

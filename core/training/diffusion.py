@@ -1,0 +1,144 @@
+"""Training a text + style latent diffusion network on the latents of a finished autoencoder."""
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..autoencoders.autoencoder import Autoencoder
+from ..checkpoints import save_model
+from ..diffusion.guidance import guided
+from ..diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from ..diffusion.noise import seeded
+from ..diffusion.schedules import make_sigmas
+from ..errors import ConfigError
+from ..samplers.run import sample
+from .captions import caption, colour_of, vocabulary
+from .data import Example, Pictures, order
+from .loop import Schedule, Task
+
+PERMUTATIONS = tuple(p for p in itertools.permutations(range(3)) if p != (0, 1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionRecipe:
+    """Everything that, with the data and an autoencoder, makes a diffusion network.
+
+    model: its text part may leave `vocab` and `styles` empty: both are then read off the data.
+    size: pixels of a training picture's side.
+    drop: share of captions and styles replaced by nothing (for guidance); drop_style: of styles alone.
+    tags_only: share of captions without the label; recolour: share of pictures with permuted channels and the word for
+    the colour that they then have.
+    """
+
+    schedule: Schedule = field(default_factory=Schedule)
+    model: LatentDiffusionConfig
+    size: int = 64
+    drop: float = 0.1
+    drop_style: float = 0.05
+    tags_only: float = 0.3
+    recolour: float = 0.1
+
+
+class DiffusionTask(Task):
+    """loss = |network(c_in x, t, cond) - target|^2 at a uniform time. Source: Rombach et al. 2022, eq. 2."""
+
+    averaged = "diffusion"
+
+    def __init__(self, recipe: DiffusionRecipe, examples: Sequence[Example], autoencoder: Autoencoder, device: str = "cpu") -> None:
+        super().__init__(recipe.schedule, device)
+        torch.manual_seed(recipe.schedule.seed)
+        self.recipe, self.autoencoder = recipe, autoencoder.float().eval().requires_grad_(False).to(device)
+        self.examples = [example for example in examples if example.split == "train"]
+        self.held_out = [e for e in examples if e.split != "train"][:24] or self.examples[:24]
+        config = replace(recipe.model, text=self._described(examples))
+        self.model = LatentDiffusion(config).to(device)
+        if self.model.conditioner is None:
+            raise ConfigError("a text + style network needs a text part in its recipe")
+        self.styles = {name: i for i, name in enumerate(self.model.conditioner.config.styles)}
+        self.networks = {"diffusion": self.model}
+        self.optimizers = {"diffusion": self.adam(self.model)}
+        self.latents, self.recoloured, self.colours = self._encode_all()
+        self.model.train()
+
+    def _described(self, examples: Sequence[Example]):  # noqa: ANN202
+        text = self.recipe.model.text
+        if text is None:
+            raise ConfigError("a text + style network needs a text part in its recipe")
+        styles = text.styles or tuple(dict.fromkeys(e.style for e in examples if e.style))
+        return replace(text, vocab=text.vocab or vocabulary(self.examples), styles=styles)
+
+    @torch.no_grad()
+    def _encode_all(self) -> tuple[Tensor, Tensor, list[str | None]]:
+        """Scaled latents of every picture, the same with permuted channels, and the latter's colour words."""
+        pictures = Pictures(self.examples, self.recipe.size)
+        plain, permuted, colours = [], [], []
+        for part in torch.arange(len(pictures)).split(64):
+            x = pictures.batch(part).to(self.device)
+            y = torch.stack([one[list(PERMUTATIONS[int(i) % 5])] for i, one in zip(part, x, strict=True)])
+            colours += [colour_of(one) for one in y]
+            with self.autocast():
+                plain.append(self.autoencoder.encode(x).float())
+                permuted.append(self.autoencoder.encode(y).float())
+        return self.autoencoder.scale(torch.cat(plain)), self.autoencoder.scale(torch.cat(permuted)), colours
+
+    def update(self, step: int) -> dict[str, float]:
+        start, count = self.share(step)
+        chosen = order(len(self.examples), self.schedule.seed, start, count)
+        x0, texts, styles = self._batch(chosen, random.Random(int(torch.randint(2**31, ()))))
+        table, denoiser = self.model.table, self.model.denoiser
+        sigma = table.sigmas[torch.randint(len(table.sigmas), (count,))].to(x0.device)
+        noise = torch.randn_like(x0)
+        x, time = denoiser.inputs(denoiser.noised(x0, noise, sigma), sigma)
+        with self.autocast():
+            cond = self.model.conditioner(*self._tokens(texts, styles))
+            answer = self.model.network(x, time, context=cond.context, y=cond.vector)
+        loss = (answer.float() - denoiser.target(x0, noise, sigma)).square().mean()
+        self.apply("diffusion", loss)
+        return {"loss": float(loss.detach())}
+
+    def _batch(self, chosen: Sequence[int], chance: random.Random) -> tuple[Tensor, list[str], list[str | None]]:
+        recipe, latents, texts, styles = self.recipe, [], [], []
+        for i in chosen:
+            example, fate = self.examples[i], chance.random()
+            colour = self.colours[i] if chance.random() < recipe.recolour else None
+            latents.append(self.recoloured[i] if colour else self.latents[i])
+            texts.append("" if fate < recipe.drop else caption(example, chance, colour, recipe.tags_only))
+            styles.append(None if fate < recipe.drop + recipe.drop_style else example.style)
+        return torch.stack(latents), texts, styles
+
+    def _tokens(self, texts: Sequence[str], styles: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        tokenizer = self.model.conditioner.tokenizer
+        ids = torch.stack([tokenizer.ids(text) for text in texts])
+        chosen = torch.tensor([self.styles.get(style, len(self.styles)) for style in styles])
+        return ids.to(self.device), chosen.to(self.device)
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """Held-out pictures, each followed by a sample for its label and style (20 steps, guidance 2.5)."""
+        truth = Pictures(self.held_out, self.recipe.size).batch(range(len(self.held_out)))
+        was_training = self.model.training
+        self.model.eval()
+        made = self.draw([e.text for e in self.held_out], [e.style for e in self.held_out])
+        self.model.train(was_training)
+        return torch.stack([truth, made.cpu()], 1).flatten(0, 1)
+
+    @torch.no_grad()
+    def draw(self, texts: Sequence[str], styles: Sequence[str | None], steps: int = 20, cfg: float = 2.5) -> Tensor:
+        """Pictures for captions, [B, 3, size, size] in -1..1, with the noise of seed 0."""
+        conditioner = self.model.conditioner
+        cond = conditioner(*self._tokens(texts, styles))
+        denoise = guided(self.model.denoise, cond, conditioner.null(len(texts)), cfg)
+        start = torch.zeros(len(texts), *self.latents.shape[1:], device=self.device)
+        sigmas = make_sigmas("normal", self.model.table, steps)
+        *_, last = sample(denoise, start, sigmas, sampler="ddim", noise=seeded(start, 0), sigma_max=self.model.table.sigma_max)
+        latent = self.autoencoder.unscale(last.x)
+        return self.autoencoder.decode(self.autoencoder.quantize(latent).latent).clamp(-1, 1)
+
+    def export(self, path: Path) -> None:
+        """Write network and text encoder in half precision; the file names its autoencoder's."""
+        save_model(self.model, path, dtype=torch.float16)

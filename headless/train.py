@@ -1,0 +1,115 @@
+"""`vitrail train`: a progress bar, a CSV of losses, sample grids; the work is in `core.training`."""
+
+import argparse
+import csv
+import time
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+KINDS = ("autoencoder", "diffusion", "refiner")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=KINDS, help="what to train")
+    parser.add_argument("--data", type=Path, required=True, help="a folder of pictures with captions")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/KIND)")
+    parser.add_argument("--config", type=Path, help="recipe, a JSON file (default: that of the shipped model)")
+    parser.add_argument("--autoencoder", default="vitrail-1", help="for diffusion and refiner: a file, or a shipped name")
+    parser.add_argument("--start-from", type=Path, help="autoencoder: go on from the weights of this file")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+    parser.add_argument("--steps", type=int, help="optimiser steps in all, instead of the recipe's")
+    parser.add_argument("--minutes", type=float, help="stop, resumable, after so many minutes")
+    parser.add_argument("--samples-every", type=float, default=10, metavar="MINUTES", help="between sample grids")
+    parser.add_argument("--threads", type=int, help="CPU threads of this process")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train to the end of the recipe (or for `--minutes`); returns the exit status."""
+    import torch
+    from tqdm import tqdm
+
+    from ..core.training import distributed
+    from ..core.training.loop import train
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    folder = args.out or Path("runs") / args.kind
+    task = make_task(args)
+    log, started = Log(folder), time.monotonic()
+    looked = started
+    first = distributed.rank() == 0
+    with closing(train(task, folder, resume=args.resume)) as steps, tqdm(disable=not first, unit="step") as bar:
+        for step in steps:
+            bar.total, bar.n = step.total, step.step
+            log.add(step.step, step.losses)
+            bar.set_postfix({name: f"{value:.4f}" for name, value in log.latest.items()}, refresh=False)
+            bar.update(0)
+            now = time.monotonic()
+            if first and (now - looked > args.samples_every * 60 or step.step == step.total):
+                save_samples(task, folder, step.step)
+                looked = now
+            if args.minutes and now - started > args.minutes * 60:
+                break
+    print(folder / ("model.safetensors" if step.step == step.total else "state.pt"))
+    return 0
+
+
+def make_task(args: argparse.Namespace) -> Any:
+    """The task that the command line describes."""
+    from dataclasses import replace
+
+    from ..core.training.data import read_examples
+    from ..core.training.recipes import build_task, read_recipe
+
+    recipe = read_recipe(args.kind, args.config)
+    if args.steps:
+        recipe = replace(recipe, schedule=replace(recipe.schedule, steps=args.steps))
+    examples = read_examples(args.data)
+    return build_task(
+        recipe, examples, autoencoder=args.autoencoder, start_from=args.start_from, device=args.device
+    )
+
+
+class Log:
+    """`losses.csv`: the mean of every `window` steps, a column a loss; `latest` is the last mean."""
+
+    def __init__(self, folder: Path, window: int = 50) -> None:
+        self.path, self.window = folder / "losses.csv", window
+        self.sums: dict[str, list[float]] = defaultdict(list)
+        self.latest: dict[str, float] = {}
+
+    def add(self, step: int, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums[name].append(value)
+        if step % self.window == 0 or not self.latest:
+            self.latest = {name: sum(values) / len(values) for name, values in self.sums.items()}
+            self.sums.clear()
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", "loss", "value"])
+            writer.writerows([step, name, f"{value:.6f}"] for name, value in self.latest.items())
+
+
+def save_samples(task: Any, folder: Path, step: int, columns: int = 12) -> None:
+    """A grid of the task's sample pictures, made with the averaged weights, as a PNG."""
+    import numpy as np
+    from PIL import Image
+
+    with task.ema.applied():
+        pictures = ((task.samples().clamp(-1, 1) + 1) * 127.5).round().byte()
+    count, _, height, width = pictures.shape
+    rows = -(-count // columns)
+    grid = np.full((rows * (height + 2), columns * (width + 2), 3), 200, np.uint8)
+    for i, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        grid[top : top + height, left : left + width] = picture
+    path = folder / f"samples-{step:06d}.png"
+    Image.fromarray(grid).save(path)
