@@ -136,7 +136,7 @@ def from_compvis(params: Mapping[str, Any]) -> UNetConfig:
         raise ConfigError(f"unet_config has settings that this UNet does not know: {', '.join(strange)}")
     context = known.pop("context_dim", None)
     width = None if plain else context[0] if isinstance(context, list | tuple) else context
-    values = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in known.items()}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in known.items()}
     return UNetConfig(context_dim=width, **values)
 
 

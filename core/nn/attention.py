@@ -13,19 +13,23 @@ HALF = (torch.bfloat16, torch.float16)
 FEW = 256
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v.
 
     The fused kernel of the CPU takes 4 to 10 times as long as two products to go backward in 16 bits over the few
     hundred cells of a small latent (torch 2.13, Zen 4), so that training there takes the two products.
 
     q: [B, heads, N, d]; k, v: [B, heads, L, d].
+    mask: bool, broadcast to [B, heads, N, L], true where a key may be looked at.
     Returns [B, heads, N, d].
     Source: Vaswani et al. 2017, eq. 1.
     """
     if q.device.type == "cpu" and q.dtype in HALF and q.requires_grad and k.shape[2] <= FEW:
-        return torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(2, 3), dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return torch.softmax(scores, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 class AttentionBlock(nn.Module):

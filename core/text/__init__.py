@@ -1,1 +1,1 @@
-
+"""Prompts: words, styles, and the encoders that turn them into conditions."""

@@ -1,0 +1,141 @@
+"""A latent diffusion model: network, text encoder and noise levels as one function, (x, sigma, cond) -> denoised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..autoencoders.autoencoder import Autoencoder
+from ..errors import ConfigError
+from ..text.encoder import StyleTextEncoder, TextConfig
+from ..types import Condition
+from .prediction import PREDICTIONS, Denoiser
+from .schedules import FlowTable, LogTable, NoiseTable, Table
+from .unet import UNet, UNetConfig
+
+TABLES: dict[str, tuple[Callable[..., Table], dict[str, str]]] = {  # what makes it, and what it calls our settings
+    "linear": (NoiseTable.linear, {"start": "start", "end": "end"}),
+    "scaled_linear": (NoiseTable.scaled_linear, {"start": "start", "end": "end"}),
+    "sqrt": (NoiseTable.sqrt, {"start": "start", "end": "end"}),
+    "cosine": (NoiseTable.cosine, {"end": "end", "s": "s"}),
+    "log": (LogTable, {"start": "low", "end": "high"}),
+    "flow": (FlowTable, {"shift": "shift"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """The noise levels that a network was trained on.
+
+    kind: a key of TABLES; timesteps: number of levels, >= 2.
+    start, end: first and last beta (linear, scaled_linear, sqrt); end of the cosine (cosine); least and greatest
+    sigma (log). s: offset (cosine). shift: towards noise (flow). None leaves the table's own default.
+    Raises: ConfigError on a setting that the kind does not have; `build` on values out of range.
+    """
+
+    kind: Literal["linear", "scaled_linear", "sqrt", "cosine", "log", "flow"] = "scaled_linear"
+    timesteps: int = 1000
+    start: float | None = None
+    end: float | None = None
+    s: float | None = None
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in TABLES:
+            raise ConfigError(f"no table of noise levels is named {self.kind!r}; there are {', '.join(TABLES)}")
+        if strange := set(self._given) - set(TABLES[self.kind][1]):
+            raise ConfigError(f"a {self.kind} table of noise levels has no {', '.join(sorted(strange))}")
+
+    def build(self) -> Table:
+        """The table. Raises: ConfigError when values are out of range."""
+        make, names = TABLES[self.kind]
+        return make(timesteps=self.timesteps, **{names[name]: value for name, value in self._given.items()})
+
+    @property
+    def _given(self) -> dict[str, float]:
+        values = {name: getattr(self, name) for name in ("start", "end", "s", "shift")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDiffusionConfig:
+    """A network, its noise levels, what it predicts (a key of PREDICTIONS) and its text encoder, if it has its own.
+
+    sigma_data: standard deviation of the scaled latents.
+    Raises: ConfigError when the parts do not fit each other.
+    """
+
+    unet: UNetConfig
+    table: TableConfig = field(default_factory=TableConfig)
+    prediction: str = "eps"
+    text: TextConfig | None = None
+    sigma_data: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ConfigError(f"no prediction is named {self.prediction!r}; there are {', '.join(PREDICTIONS)}")
+        if (self.prediction == "flow") != (self.table.kind == "flow"):
+            raise ConfigError(f"prediction {self.prediction!r} does not go with a {self.table.kind} table")
+        if self.text is None:
+            return
+        for name in ("context_dim", "vector_dim"):
+            made, taken = getattr(self.text, name), getattr(self.unet, name)
+            if made != taken:
+                raise ConfigError(f"the text encoder's {name} is {made}, the network's {taken}; they must be equal")
+
+
+class LatentDiffusion(nn.Module):
+    """`denoise(x, sigma, cond)` in the scaled latent space; encoding and decoding are the autoencoder's.
+
+    network: UNet. conditioner: StyleTextEncoder, or None. table: noise levels.
+    autoencoder: kept beside the model, not in it: it has its own file, device and precision, and is in neither
+    `parameters()` nor `state_dict()`.
+    """
+
+    autoencoder: Autoencoder | None
+
+    def __init__(self, config: LatentDiffusionConfig, autoencoder: Autoencoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.table = config.table.build()
+        self.network = UNet(config.unet)
+        self.conditioner = None if config.text is None else StyleTextEncoder(config.text)
+        self.autoencoder = autoencoder
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the autoencoder an ordinary attribute, not a child module."""
+        if name == "autoencoder":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def prediction(self) -> str:
+        return self.config.prediction
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network as (x, sigma, cond) -> denoised, with what training needs beside."""
+        return Denoiser(self._answer, self.table, self.config.prediction, self.config.sigma_data)
+
+    def denoise(self, x: Tensor, sigma: Tensor, cond: Condition | None = None) -> Tensor:
+        """The clean latent that the network sees in a noisy one.
+
+        x: [B, C, h, w], scaled latent. sigma: [] or [B], > 0. cond: of batch B; None for a network that takes none.
+        Returns the shape and dtype of x.
+        Raises: ShapeError when x or the condition does not fit the network.
+        """
+        return self.denoiser(x, sigma, cond)
+
+    def null(self, batch: int) -> Condition | None:
+        """The condition that says nothing, for guidance; None where the model has no text encoder of its own."""
+        return None if self.conditioner is None else self.conditioner.null(batch)
+
+    def _answer(self, x: Tensor, timesteps: Tensor, cond: Condition | None) -> Tensor:
+        """The network's raw output, [B, out_channels, h, w]."""
+        cond = cond or Condition()
+        if cond.concat is not None:
+            x = torch.cat([x, cond.concat.to(x)], dim=1)
+        return self.network(x, timesteps, cond.context, cond.vector)
