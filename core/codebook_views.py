@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -204,7 +205,7 @@ def _resized(patch: Tensor, side: int) -> Tensor:
 
 
 def columns_for(count: int) -> int:
-    """Columns of a sheet of `count` cells: a power of two, about as wide as high, so that codes are easy to count out."""
+    """Columns of a sheet of `count` cells: a power of two, about as wide as high: codes are easy to count out."""
     return 2 ** ceil(log2(count) / 2) if count > 1 else 1
 
 
@@ -212,19 +213,16 @@ def _grid(cells: Tensor, title: str, note: str) -> Tensor:
     """Cells [K, p, p, 3] in rows, numbered: the code is the number of its row plus that of its column."""
     count, columns = len(cells), columns_for(len(cells))
     rows = ceil(count / columns)
-    inner = max(cells.shape[1], (WIDTH - RULER) // columns - GAP)
-    inner -= inner % cells.shape[1]
+    scale = max(1, ((WIDTH - RULER) // columns - GAP) // cells.shape[1])
+    inner = scale * cells.shape[1]
     pitch = inner + GAP
     width = max(MARGIN * 2 + RULER + columns * pitch, MIN_WIDTH)
     canvas = Canvas(width, HEAD + 20 + rows * pitch + MARGIN)
     _title(canvas, title, note)
     left, top = MARGIN + RULER, HEAD + 20
-    sheet = torch.tensor(BACKGROUND).expand(rows * pitch, columns * pitch, 3) / 255
-    sheet = sheet.clone()
-    for i, cell in enumerate(cells.repeat_interleave(inner // cells.shape[1], 1).repeat_interleave(inner // cells.shape[1], 2)):
-        y, x = i // columns * pitch, i % columns * pitch
-        sheet[y : y + inner, x : x + inner] = cell
-    canvas.paste(sheet, (left, top))
+    sheet = (torch.tensor(BACKGROUND) / 255).repeat(rows * columns, pitch, pitch, 1)
+    sheet[:count, :inner, :inner] = cells.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    canvas.paste(rearrange(sheet, "(r c) y x rgb -> (r y) (c x) rgb", c=columns), (left, top))
     for row in range(0, rows, max(1, ceil(16 / pitch))):
         canvas.text((left - 8, top + row * pitch + inner / 2), f"{row * columns}", 13, FAINT, "rm")
     for column in range(0, columns, max(1, ceil(34 / pitch))):

@@ -51,22 +51,25 @@ def load(
 def describe(path: PathLike, *, config: Sidecar | PathLike | None = None) -> dict[str, Any]:
     """What a file holds, as JSON can say it, from its header alone: no model is built, no weight is read.
 
-    Returns file, bytes, format, family, kind, config, tensors, parameters, dtypes, notes (of Vitrail's own files).
+    Returns file, bytes, format, family, kind, config, tensors and parameters (of the model, without leftovers of its
+    training), dtypes, notes (of Vitrail's own files).
     Raises: as `load`, but for what only the weights themselves show.
     """
     header = read_header(path)
     family = family_of(header, FAMILIES)
     dtypes = Counter(str(info.dtype).removeprefix("torch.") for info in header.tensors.values())
     own = notes(header) if family.name.startswith("vitrail-") else {}
+    settings = _infer(family, header, config)
+    kept = translate(family.keys(settings), header.tensors)
     return {
         "file": header.path.name,
         "bytes": header.path.stat().st_size,
         "format": header.format,
         "family": family.name,
         "kind": family.kind,
-        "config": to_dict(_infer(family, header, config)),
-        "tensors": len(header.tensors),
-        "parameters": sum(info.numbers for info in header.tensors.values()),
+        "config": to_dict(settings),
+        "tensors": len(kept),
+        "parameters": sum(header.tensors[name].numbers for name in kept),
         "dtypes": dict(dtypes.most_common()),
         "notes": {key: value for key, value in own.items() if key not in ("kind", "config")},
     }
