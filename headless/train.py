@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import signal
 import time
 from collections import defaultdict
 from contextlib import closing
@@ -38,23 +39,46 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     folder = args.out or Path("runs") / args.kind
     task = make_task(args)
-    log, started = Log(folder), time.monotonic()
-    looked = started
-    first = distributed.rank() == 0
-    with closing(train(task, folder, resume=args.resume)) as steps, tqdm(disable=not first, unit="step") as bar:
+    log, looked = Log(folder), time.monotonic()
+    ends = looked + args.minutes * 60 if args.minutes else float("inf")
+    main = distributed.rank() == 0
+    with closing(train(task, folder, resume=args.resume)) as steps, Stop() as stop, tqdm(disable=not main) as bar:
         for step in steps:
-            bar.total, bar.n = step.total, step.step
             log.add(step.step, step.losses)
-            bar.set_postfix({name: f"{value:.4f}" for name, value in log.latest.items()}, refresh=False)
-            bar.update(0)
-            now = time.monotonic()
-            if first and (now - looked > args.samples_every * 60 or step.step == step.total):
+            show(bar, step, log.latest)
+            if main and (time.monotonic() - looked > args.samples_every * 60 or step.step == step.total):
                 save_samples(task, folder, step.step)
-                looked = now
-            if args.minutes and now - started > args.minutes * 60:
+                looked = time.monotonic()
+            if stop.asked or time.monotonic() > ends:
                 break
-    print(folder / ("model.safetensors" if step.step == step.total else "state.pt"))
+    if main:
+        made = folder / "model.safetensors"
+        print(made if made.exists() else folder / "state.pt")
     return 0
+
+
+class Stop:
+    """Turns Ctrl-C and a polite kill into a wish, so that the step in hand is finished and saved."""
+
+    def __enter__(self) -> "Stop":
+        self.asked = False
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+
+def show(bar: Any, step: Any, losses: dict[str, float]) -> None:
+    if bar.total is None:
+        bar.reset(step.total)
+        bar.initial = bar.n = step.step - 1
+    bar.set_postfix({name: f"{value:.4f}" for name, value in losses.items()}, refresh=False)
+    bar.update(1)
 
 
 def make_task(args: argparse.Namespace) -> Any:

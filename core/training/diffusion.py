@@ -140,5 +140,7 @@ class DiffusionTask(Task):
         return self.autoencoder.decode(self.autoencoder.quantize(latent).latent).clamp(-1, 1)
 
     def export(self, path: Path) -> None:
-        """Write network and text encoder in half precision; the file names its autoencoder's."""
-        save_model(self.model, path, dtype=torch.float16)
+        """Write network and text encoder in half precision, and beside them the autoencoder that the file names."""
+        beside = path.with_name("autoencoder.safetensors")
+        save_model(self.autoencoder, beside, dtype=torch.float16)
+        save_model(self.model, path, dtype=torch.float16, autoencoder=beside.name)
