@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..config_io import to_dict
-from ..errors import ConfigError, KeyMismatch
+from ..errors import CheckpointError, ConfigError, KeyMismatch
 from .families import FAMILIES
 from .families.vitrail import KINDS, metadata_of, notes
 from .family import Family, Sidecar, family_of
@@ -131,20 +132,32 @@ def _overridden(settings: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def _filled(family: Family, settings: Any, header: Header, dtype: torch.dtype) -> nn.Module:
-    """The model with the file's weights; built without memory first, so that a lying config costs nothing."""
-    with torch.device("meta"):
-        model = family.build(settings)
+    """The model with the file's weights; until they fill it, its memory is reserved but not written."""
+    try:
+        with _Uninitialised():
+            model = family.build(settings)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{header.path.name}: the model of its config cannot be built: {reason}") from error
     names = translate(family.keys(settings), header.tensors)
     _check(header, names, model.state_dict())
-    kept = _kept_float32(model)
-    tensors = read_tensors(header)
-    state = {new: tensors[old] for old, new in names.items()}
-    state = {name: tensor.to(_dtype(name, tensor, dtype, kept), copy=True) for name, tensor in state.items()}
+    tensors, kept = read_tensors(header), _kept_float32(model)
+    state = {
+        new: tensors[old].to(_dtype(new, tensors[old], dtype, kept), copy=True) for old, new in names.items()
+    }
     model.load_state_dict(state, assign=True)
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):  # buffers that no file holds
-        model = family.build(settings)
-        model.load_state_dict(state, assign=True)
     return model
+
+
+class _Uninitialised(TorchFunctionMode):
+    """While this is on, drawing random values into a parameter does nothing: a file is about to replace them."""
+
+    DRAWS = (Tensor.uniform_, Tensor.normal_)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.DRAWS and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _kept_float32(model: nn.Module) -> tuple[str, ...]:

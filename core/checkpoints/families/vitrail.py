@@ -133,7 +133,6 @@ KINDS = (
         model="LatentDiffusion",
         config=_diffusion_config,
         build=_build_diffusion,
-        skip=("autoencoder.",),
         finish=_attach_autoencoder,
     ),
 )
