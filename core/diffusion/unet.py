@@ -176,7 +176,7 @@ class UNet(nn.Module):
         Raises: ShapeError when x, context or y is missing or of another kind.
         """
         self._check(x, context, y)
-        dtype = self.time_embed[0].weight.dtype
+        dtype = self.dtype
         emb = self._embed(timesteps.expand(x.shape[0]), y, dtype)
         context = None if context is None else context.to(dtype)
         h, size = pad_to(x.to(dtype), self.config.factor)
@@ -189,6 +189,11 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
         return crop(F.pixel_shuffle(self.out(h), self.config.patch_size), size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; inputs are cast to it."""
+        return next(self.parameters()).dtype
 
     def _embed(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Time and y as one vector, [B, emb_width]."""

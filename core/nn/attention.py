@@ -20,7 +20,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     hundred cells of a small latent (torch 2.13, Zen 4), so that training there takes the two products.
 
     q: [B, heads, N, d]; k, v: [B, heads, L, d].
-    mask: bool, broadcast to [B, heads, N, L], true where a key may be looked at.
+    mask: bool, of two or more dimensions that broadcast to [B, heads, N, L], true where a key may be looked at.
     Returns [B, heads, N, d].
     Source: Vaswani et al. 2017, eq. 1.
     """
