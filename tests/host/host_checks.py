@@ -223,7 +223,7 @@ def refuses_a_missing_file(host: Host) -> str:
 
 def refuses_a_foreign_latent(host: Host) -> str:
     parts = Parts.of(host)
-    foreign = parts.graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)[0]  # 4 channels
+    foreign = parts.graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)[0]  # 16 channels
     picture = parts.graph.add("VitrailVQDecode", vq_model=parts.vq_model, latent=foreign)[0]
     parts.graph.add("SaveImage", images=picture)
     run = host.run(parts.graph)

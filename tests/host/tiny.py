@@ -1,1 +1,62 @@
-"""Tiny models with random weights, saved as this pack's own files, so that a host can be checked without good ones."""
+"""Tiny models with random weights, saved as this pack's own files, so that a host can be checked without good ones.
+
+python tests/host/tiny.py MODELS_DIR      (the host's `models` folder)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.autoencoders.config import AutoencoderConfig
+from vitrail.core.bottlenecks import VQConfig
+from vitrail.core.checkpoints import save_model
+from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
+from vitrail.core.diffusion.unet import UNetConfig
+from vitrail.core.refine.refiner import Refiner
+from vitrail.core.refine.rrdb import RefinerConfig
+from vitrail.core.text.encoder import TextConfig
+
+AUTOENCODER = AutoencoderConfig(
+    ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), attn_type="none", resolution=64, z_channels=4,
+    embed_dim=4, patch_size=2, bottleneck=VQConfig(codes=64, dim=4), latent_shift=(0.1,), latent_scale=(0.8,),
+)  # fmt: skip
+DIFFUSION = LatentDiffusionConfig(
+    unet=UNetConfig(
+        in_channels=4, out_channels=4, model_channels=32, num_res_blocks=1, attention_resolutions=(2,),
+        channel_mult=(1, 2), num_head_channels=32, context_dim=32, vector_dim=32,
+    ),
+    table=TableConfig(kind="cosine"), prediction="v",
+    text=TextConfig(vocab=("cat", "red", "apple"), styles=("noto", "pixel"), width=32, depth=1, heads=2,
+                    context_dim=32, vector_dim=32),
+)  # fmt: skip
+
+
+def randomise(model: nn.Module, seed: int) -> nn.Module:
+    """Give every weight a random value of a sound size: layers that start at zero would hide what they are fed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            fan_in = weight[0].numel() if weight.ndim > 1 else 400
+            noise = torch.randn(weight.shape, generator=generator) * fan_in**-0.5
+            weight.copy_(noise if weight.ndim > 1 else weight + noise)
+    return model.eval()
+
+
+def write_tiny_models(folder: Path) -> None:
+    """Put an autoencoder, a diffusion model that names it, and a refiner of twice the size into a `models` folder."""
+    for name in ("checkpoints", "vae", "upscale_models"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    autoencoder = randomise(Autoencoder(AUTOENCODER), 0)
+    save_model(autoencoder, folder / "vae" / "tiny-autoencoder.safetensors")
+    save_model(autoencoder, folder / "checkpoints" / "tiny-autoencoder.safetensors")
+    save_model(randomise(LatentDiffusion(DIFFUSION), 1), folder / "checkpoints" / "tiny-diffusion.safetensors")
+    refiner = Refiner(RefinerConfig(num_feat=8, num_block=1, num_grow=4, scale=2, base="bicubic"))
+    save_model(randomise(refiner, 2), folder / "upscale_models" / "tiny-refiner.safetensors")
+
+
+if __name__ == "__main__":
+    write_tiny_models(Path(sys.argv[1]))
