@@ -1,1 +1,1 @@
-
+"""Vitrail without ComfyUI: the command line, and a runner for the host's workflows."""
