@@ -1,0 +1,69 @@
+"""A refiner: the generator that makes a picture larger or sharper, and the critic that it learnt from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..losses.patchgan import PatchGAN, PatchGANConfig
+from .rrdb import RefinerConfig, RRDBNet
+from .tiles import upscale
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerParts:
+    """The configs of a refiner's two networks, as its file holds them; discriminator: None where there is none."""
+
+    generator: RefinerConfig
+    discriminator: PatchGANConfig | None = None
+
+
+class Refiner(nn.Module):
+    """A generator and, where it was kept, its critic.
+
+    forward: the generator's, [B, 3, H, W] 0..1 -> [B, 3, scale H, scale W], not clamped.
+    """
+
+    def __init__(self, config: RefinerConfig, discriminator_config: PatchGANConfig | None = None) -> None:
+        super().__init__()
+        self.config, self.discriminator_config = config, discriminator_config
+        self.generator = RRDBNet(config)
+        self.discriminator = None if discriminator_config is None else PatchGAN(discriminator_config)
+
+    @property
+    def scale(self) -> int:
+        """How many times as large a refined picture is, along one side."""
+        return self.config.scale
+
+    @property
+    def parts(self) -> RefinerParts:
+        """Both configs in one, for files."""
+        return RefinerParts(generator=self.config, discriminator=self.discriminator_config)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.generator(image)
+
+    @torch.no_grad()
+    def refine(self, image: Tensor, tile: int = 0, overlap: int = 16) -> Tensor:
+        """The picture made larger by `scale`, without gradients.
+
+        image: [B, in_channels, H, W] in 0..1, any size, on any device.
+        tile, overlap: as in `tiles.upscale_steps`; 0 takes whole pictures at once.
+        Returns [B, out_channels, scale H, scale W] float32, clamped to 0..1, on the image's device.
+        Raises: ShapeError for other channels, ConfigError for a tile that is too small, VitrailError out of memory.
+        """
+        device = self.generator.conv_first.weight.device
+        made = upscale(self.generator, image, scale=self.scale, tile=tile, overlap=overlap, device=device)
+        return made.clamp(0, 1)
+
+    def realism(self, image: Tensor) -> Tensor:
+        """The critic's verdict on each patch, above 0 for what looks real to it.
+
+        image: [B, in_channels, H, W] in 0..1.
+        Returns [B, 1, about H / 2^n_layers, about W / 2^n_layers].
+        Raises: ConfigError for a refiner without a critic, ShapeError for a picture too small.
+        """
+        if self.discriminator is None:
+            raise ConfigError("this refiner was saved without its critic; load one that has a discriminator")
+        return self.discriminator(image * 2 - 1)
