@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -64,7 +65,7 @@ class Family:
     infer: (header, sidecar) -> frozen config; shapes first, then the sidecar, then the published defaults.
     keys: config -> the table that turns the file's names into the module's.
     build: config -> the module, its weights yet to come.
-    finish: (module, header, load) -> None, where a file needs others: `load` opens one in the same folder by its name.
+    finish: (module, header, load) -> None, where a file needs others: `load` opens another.
     sidecar: whether a config file can add anything.
     """
 
@@ -74,7 +75,7 @@ class Family:
     infer: Callable[[Header, Sidecar], Any]
     keys: Callable[[Any], KeyMap]
     build: Callable[[Any], nn.Module]
-    finish: Callable[[nn.Module, Header, Callable[[str], nn.Module]], None] | None = None
+    finish: Callable[[nn.Module, Header, Callable[[Path], nn.Module]], None] | None = None
     sidecar: bool = True
 
 

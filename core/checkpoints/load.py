@@ -45,7 +45,7 @@ def load(
     settings = _overridden(_infer(family, header, config), overrides)
     model = _filled(family, settings, header, dtype or torch.float32)
     if family.finish is not None:
-        family.finish(model, header, lambda name: load(header.path.parent / name, dtype=dtype))
+        family.finish(model, header, lambda other: load(other, dtype=dtype))
     return model.eval()
 
 
@@ -80,8 +80,8 @@ def save_model(model: nn.Module, path: PathLike, *, dtype: torch.dtype | None = 
     """Write an Autoencoder, LatentDiffusion or Refiner as a file that `load` opens; whole or not at all.
 
     dtype: of the weights (default: as they are; a codebook is always written in float32).
-    extra: JSON-able notes for the file; `autoencoder` is the file name, in the same folder, of a diffusion network's
-    autoencoder (default: the path's own name with "autoencoder" for "diffusion", where it has that word).
+    extra: JSON-able notes for the file; `autoencoder` is the file name of a diffusion network's autoencoder, in the
+    same folder or shipped (default: the path's own name with "autoencoder" for "diffusion", where it has that word).
     Raises: ConfigError for another kind of model or a note that the format itself sets.
     """
     path, ancestors = Path(path), {cls.__name__ for cls in type(model).__mro__}

@@ -2,13 +2,13 @@
 
     metadata  {"format": "vitrail", "vitrail": JSON {"kind", "version", "config", ...}}
 
-A diffusion file has no autoencoder in it but the bare name of the autoencoder's file, in the same folder.
+A diffusion file has no autoencoder in it but the bare name of the autoencoder's file, in the same folder or shipped.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from torch import nn
@@ -17,9 +17,12 @@ from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
 from ...bottlenecks import VQConfig
 from ...config_io import from_dict, to_dict
+from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ...errors import CheckpointError, ConfigError, UnsafeFile
+from ...refine.refiner import Refiner, RefinerParts
 from ..family import Family, Rule, Sidecar, metadata_is
 from ..header import Header
+from ..shipped import ASSETS
 
 FORMAT, VERSION = "vitrail", 1
 
@@ -35,11 +38,11 @@ class Kind:
 
     name: str
     model: str
-    config: Callable[[], type]
+    config: type
     build: Callable[[Any], nn.Module]
     describe: Callable[[Any], Any] = lambda model: model.config
     skip: tuple[str, ...] = ()
-    finish: Callable[[nn.Module, Header, Callable[[str], nn.Module]], None] | None = None
+    finish: Callable[[nn.Module, Header, Callable[[Path], nn.Module]], None] | None = None
 
 
 def notes(header: Header) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def metadata_of(kind: Kind, model: nn.Module, extra: Mapping[str, Any]) -> dict[
 def _family(kind: Kind) -> Family:
     def infer(header: Header, _: Sidecar) -> Any:
         try:
-            return from_dict(kind.config(), notes(header).get("config", {}))
+            return from_dict(kind.config, notes(header).get("config", {}))
         except ConfigError as error:
             raise CheckpointError(f"{header.path.name}: its config cannot be used: {error}") from error
 
@@ -89,27 +92,20 @@ def _without_training(model: Autoencoder) -> AutoencoderConfig:
     return replace(model.config, bottleneck=bottleneck.fixed() if isinstance(bottleneck, VQConfig) else bottleneck)
 
 
-def _diffusion_config() -> type:
-    from ...diffusion.latent_diffusion import LatentDiffusionConfig
-
-    return LatentDiffusionConfig
+def _build_refiner(parts: RefinerParts) -> Refiner:
+    return Refiner(parts.generator, parts.discriminator)
 
 
-def _build_diffusion(config: Any) -> nn.Module:
-    from ...diffusion.latent_diffusion import LatentDiffusion
-
-    return LatentDiffusion(config)
-
-
-def _attach_autoencoder(model: Any, header: Header, load: Callable[[str], nn.Module]) -> None:
+def _attach_autoencoder(model: Any, header: Header, load: Callable[[Path], nn.Module]) -> None:
     name = notes(header).get("autoencoder")
     if name is None:
         return
     if not isinstance(name, str) or not _bare(name):
         raise UnsafeFile(f"{header.path.name} names {name!r} as its autoencoder; expected a file name without a folder")
-    if not (header.path.parent / name).exists():
+    found = next((folder / name for folder in (header.path.parent, ASSETS) if (folder / name).exists()), None)
+    if found is None:
         raise CheckpointError(f"{header.path.name} needs its autoencoder {name} in the same folder: put it there")
-    autoencoder = load(name)
+    autoencoder = load(found)
     if not isinstance(autoencoder, Autoencoder):
         raise CheckpointError(f"{header.path.name} names {name} as its autoencoder, which holds none")
     model.autoencoder = autoencoder
@@ -123,7 +119,7 @@ KINDS = (
     Kind(
         name="autoencoder",
         model="Autoencoder",
-        config=lambda: AutoencoderConfig,
+        config=AutoencoderConfig,
         build=Autoencoder,
         describe=_without_training,
         skip=("quantize.ema_", "quantize.started"),
@@ -131,9 +127,16 @@ KINDS = (
     Kind(
         name="diffusion",
         model="LatentDiffusion",
-        config=_diffusion_config,
-        build=_build_diffusion,
+        config=LatentDiffusionConfig,
+        build=LatentDiffusion,
         finish=_attach_autoencoder,
+    ),
+    Kind(
+        name="refiner",
+        model="Refiner",
+        config=RefinerParts,
+        build=_build_refiner,
+        describe=lambda model: model.parts,
     ),
 )
 
