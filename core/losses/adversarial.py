@@ -6,23 +6,23 @@ from torch import Tensor, nn
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """(mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2 of logits of any shape; [] float. Source: Lim & Ye 2017."""
-    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    """(mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2 of logits of any shape; [] float32. Source: Lim & Ye 2017."""
+    return (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()) / 2
 
 
 def vanilla_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """(mean softplus(-real) + mean softplus(fake)) / 2 of logits; [] float. Source: Goodfellow et al. 2014, eq. 1."""
-    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+    """(mean softplus(-real) + mean softplus(fake)) / 2 of logits; [] float32. Source: Goodfellow et al. 2014, eq. 1."""
+    return (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()) / 2
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
-    """-mean fake, the generator's side of the hinge loss (and of VQGAN's, whatever the critic's); [] float."""
-    return -fake.mean()
+    """-mean fake, the generator's side of the hinge loss (and of VQGAN's, whatever the critic's); [] float32."""
+    return -fake.float().mean()
 
 
 def vanilla_generator(fake: Tensor) -> Tensor:
-    """mean softplus(-fake), the side that does not saturate; [] float. Source: Goodfellow et al. 2014, section 3."""
-    return F.softplus(-fake).mean()
+    """mean softplus(-fake), the side that does not saturate; [] float32. Source: Goodfellow et al. 2014, section 3."""
+    return F.softplus(-fake.float()).mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
@@ -30,5 +30,8 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.
 
     reconstruction, adversarial: [] losses whose graphs are kept. Source: Esser et al. 2021, eq. 7.
     """
-    norms = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)]
-    return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4).detach()
+    wanted, played = (
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float().norm()
+        for loss in (reconstruction, adversarial)
+    )
+    return (wanted / (played + 1e-4)).clamp(0.0, 1e4)

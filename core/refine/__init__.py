@@ -1,6 +1,19 @@
 """Refiners: generators that make pictures larger or sharper, in tiles, and the critics they learnt from."""
 
 from .refiner import Refiner, RefinerParts
+from .resize import blend, output_size, resize
 from .rrdb import RefinerConfig, RRDBNet
+from .tiles import TileStep, upscale, upscale_steps
 
-__all__ = ["RRDBNet", "Refiner", "RefinerConfig", "RefinerParts"]
+__all__ = [
+    "RRDBNet",
+    "Refiner",
+    "RefinerConfig",
+    "RefinerParts",
+    "TileStep",
+    "blend",
+    "output_size",
+    "resize",
+    "upscale",
+    "upscale_steps",
+]

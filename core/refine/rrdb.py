@@ -72,10 +72,11 @@ class ResidualDenseBlock(nn.Module):
             self.add_module(f"conv{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
+        *dense, last = self.children()
         seen = [x]
-        for i in range(1, 5):
-            seen.append(_leaky(self.get_submodule(f"conv{i}")(torch.cat(seen, 1))))
-        return x + 0.2 * self.get_submodule("conv5")(torch.cat(seen, 1))
+        for conv in dense:
+            seen.append(_leaky(conv(torch.cat(seen, 1))))
+        return x + 0.2 * last(torch.cat(seen, 1))
 
 
 class RRDB(nn.Module):

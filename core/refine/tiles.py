@@ -68,7 +68,7 @@ def upscale_steps(
     tile: side in pixels of the input, at least SMALLEST; 0 hands over the whole batch, as does a tile that covers it.
     overlap: pixels of the input that neighbours share, at least; at most half a tile is used.
     Out of memory, the tile is halved, down to SMALLEST, and the work begins anew.
-    Memory: the result in float32 on the image's device, and what the network needs for one tile of one picture.
+    No gradients. Memory: the result in float32 on the image's device, and what the network needs for one tile of one picture.
     Raises: ConfigError for a tile or an overlap out of range, ShapeError for an image that is no batch of pictures or
     a network that does not scale by `scale`, VitrailError where memory does not suffice for the smallest tile.
     """
@@ -88,6 +88,8 @@ def upscale_steps(
             if not out_of_memory(error):
                 raise
             tile = _halved(tile or longest, longest, error)
+        if torch.cuda.is_available():  # out here the error is gone, and with it the tensors that its frames held
+            torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -105,8 +107,6 @@ def _halved(tile: int, longest: int, error: BaseException) -> int:
             f"memory ran out even with tiles of {tile} pixels: free some (other models, other programs), "
             "use a smaller model or half precision"
         ) from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return max(SMALLEST, tile // 2)
 
 
@@ -130,7 +130,8 @@ def _attempt(
 
 def _run(network: Network, image: Tensor, scale: int, device: torch.device | str) -> Tensor:
     """What the network makes of a picture or a part of one, in float32 on the image's device, its size checked."""
-    made = network(image.to(device))
+    with torch.no_grad():
+        made = network(image.to(device))
     expected = tuple(scale * size for size in image.shape[2:])
     if made.ndim != 4 or len(made) != len(image) or tuple(made.shape[2:]) != expected:
         raise ShapeError(f"the network made {tuple(made.shape)} of {tuple(image.shape)}; expected sides of {expected}")
