@@ -99,7 +99,9 @@ class Autoencoder(nn.Module):
     def _check_picture(self, x: Tensor) -> None:
         factor = self.config.factor
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
-            raise ShapeError(f"the picture is {tuple(x.shape)}; expected [batch, {self.config.in_channels}, height, width]")
+            raise ShapeError(
+                f"the picture is {tuple(x.shape)}; expected [batch, {self.config.in_channels}, height, width]"
+            )
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ShapeError(
                 f"the picture is {x.shape[3]} x {x.shape[2]} pixels; both sides must be multiples of {factor}: pad it first"

@@ -38,7 +38,9 @@ class AutoencoderConfig:
     latent_scale: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size")}
+        sizes = {
+            name: getattr(self, name) for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size")
+        }
         if wrong := {name: value for name, value in sizes.items() if value < 1}:
             raise ConfigError(f"sizes of an autoencoder must be at least 1, found {wrong}")
         if not self.ch_mult:

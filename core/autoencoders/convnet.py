@@ -64,8 +64,8 @@ class Encoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
         for level in self.down:
             h = level(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
+            if downsample := getattr(level, "downsample", None):
+                h = downsample(h)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
@@ -94,6 +94,6 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
+            if upsample := getattr(level, "upsample", None):
+                h = upsample(h)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch_size)

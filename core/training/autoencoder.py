@@ -13,6 +13,7 @@ from ..checkpoints import save_model
 from ..losses.adversarial import hinge_discriminator, hinge_generator
 from ..losses.patchgan import PatchGAN, PatchGANConfig
 from ..losses.reconstruction import feature_matching, gradient_l1, l1, mse
+from ..types import Quantized
 from . import distributed
 from .data import Example, Pictures, order
 from .loop import Schedule, Task
@@ -22,8 +23,8 @@ from .loop import Schedule, Task
 class AutoencoderRecipe:
     """Everything that, with the data, makes an autoencoder.
 
-    size: pixels of a training picture's side; pictures are read at twice that, so that crops show finer detail.
-    crops, recolours: share of steps whose pictures are random crops at that finer scale, or have their channels permuted.
+    size: pixels of a picture's side; pictures are read at twice that, so that crops show finer detail.
+    crops, recolours: share of steps with random crops at that finer scale, or with permuted channels.
     critic_from: share of the run (0..1) after which the critic joins in; critic_weight, feature_weight: its two terms.
     decoder_only: keep encoder and codebook as they are (to go on while a diffusion network learns their latents).
     """
@@ -108,7 +109,7 @@ class AutoencoderTask(Task):
         buffers = [buffer for buffer in self.model.quantize.buffers() if buffer.is_floating_point()]
         return [*buffers, *(p.data for p in self.model.quantize.parameters() if not p.requires_grad)]
 
-    def _forward(self, x: Tensor):  # noqa: ANN202
+    def _forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
         if not self.recipe.decoder_only:
             return self.model(x)
         with torch.no_grad():

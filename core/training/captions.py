@@ -7,16 +7,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from ..text.words import split_words
 from .data import Example
 
 COLOURS = {  # hue in degrees, 0..360
     "red": 0, "orange": 30, "yellow": 55, "green": 120, "cyan": 180, "blue": 220, "purple": 275, "pink": 325,
 }  # fmt: skip
-
-
-def split_words(text: str) -> list[str]:
-    """Lower-case words of letters and digits."""
-    return "".join(c if c.isalnum() else " " for c in text.lower().replace("'", "")).split()
 
 
 def vocabulary(examples: Iterable[Example]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ..diffusion.noise import seeded
 from ..diffusion.schedules import make_sigmas
 from ..errors import ConfigError
 from ..samplers.run import sample
+from ..text.encoder import TextConfig
 from .captions import caption, colour_of, vocabulary
 from .data import Example, Pictures, order
 from .loop import Schedule, Task
@@ -49,7 +50,9 @@ class DiffusionTask(Task):
 
     averaged = "diffusion"
 
-    def __init__(self, recipe: DiffusionRecipe, examples: Sequence[Example], autoencoder: Autoencoder, device: str = "cpu") -> None:
+    def __init__(
+        self, recipe: DiffusionRecipe, examples: Sequence[Example], autoencoder: Autoencoder, device: str = "cpu"
+    ) -> None:
         super().__init__(recipe.schedule, device)
         torch.manual_seed(recipe.schedule.seed)
         self.recipe, self.autoencoder = recipe, autoencoder.float().eval().requires_grad_(False).to(device)
@@ -59,13 +62,13 @@ class DiffusionTask(Task):
         self.model = LatentDiffusion(config).to(device)
         if self.model.conditioner is None:
             raise ConfigError("a text + style network needs a text part in its recipe")
-        self.styles = {name: i for i, name in enumerate(self.model.conditioner.config.styles)}
+        self.conditioner = self.model.conditioner
         self.networks = {"diffusion": self.model}
         self.optimizers = {"diffusion": self.adam(self.model)}
         self.latents, self.recoloured, self.colours = self._encode_all()
         self.model.train()
 
-    def _described(self, examples: Sequence[Example]):  # noqa: ANN202
+    def _described(self, examples: Sequence[Example]) -> TextConfig:
         text = self.recipe.model.text
         if text is None:
             raise ConfigError("a text + style network needs a text part in its recipe")
@@ -95,7 +98,7 @@ class DiffusionTask(Task):
         noise = torch.randn_like(x0)
         x, time = denoiser.inputs(denoiser.noised(x0, noise, sigma), sigma)
         with self.autocast():
-            cond = self.model.conditioner(*self._tokens(texts, styles))
+            cond = self.conditioner(*self._tokens(texts, styles))
             answer = self.model.network(x, time, context=cond.context, y=cond.vector)
         loss = (answer.float() - denoiser.target(x0, noise, sigma)).square().mean()
         self.apply("diffusion", loss)
@@ -112,9 +115,8 @@ class DiffusionTask(Task):
         return torch.stack(latents), texts, styles
 
     def _tokens(self, texts: Sequence[str], styles: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        tokenizer = self.model.conditioner.tokenizer
-        ids = torch.stack([tokenizer.ids(text) for text in texts])
-        chosen = torch.tensor([self.styles.get(style, len(self.styles)) for style in styles])
+        ids = torch.stack([self.conditioner.tokenizer.ids(text) for text in texts])
+        chosen = torch.tensor([self.conditioner.style_index(style) for style in styles])
         return ids.to(self.device), chosen.to(self.device)
 
     @torch.no_grad()
@@ -130,12 +132,12 @@ class DiffusionTask(Task):
     @torch.no_grad()
     def draw(self, texts: Sequence[str], styles: Sequence[str | None], steps: int = 20, cfg: float = 2.5) -> Tensor:
         """Pictures for captions, [B, 3, size, size] in -1..1, with the noise of seed 0."""
-        conditioner = self.model.conditioner
-        cond = conditioner(*self._tokens(texts, styles))
-        denoise = guided(self.model.denoise, cond, conditioner.null(len(texts)), cfg)
+        cond = self.conditioner(*self._tokens(texts, styles))
+        denoise = guided(self.model.denoise, cond, self.conditioner.null(len(texts)), cfg)
         start = torch.zeros(len(texts), *self.latents.shape[1:], device=self.device)
         sigmas = make_sigmas("normal", self.model.table, steps)
-        *_, last = sample(denoise, start, sigmas, sampler="ddim", noise=seeded(start, 0), sigma_max=self.model.table.sigma_max)
+        top = self.model.table.sigma_max
+        *_, last = sample(denoise, start, sigmas, sampler="ddim", noise=seeded(start, 0), sigma_max=top)
         latent = self.autoencoder.unscale(last.x)
         return self.autoencoder.decode(self.autoencoder.quantize(latent).latent).clamp(-1, 1)
 

@@ -24,7 +24,7 @@ class Ema:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         state = self.model.state_dict()
         names = [name for name in state if name in self._trained]
-        torch._foreach_lerp_([self.average[n] for n in names], [state[n] for n in names], weight)
+        torch._foreach_lerp_([self.average[n] for n in names], [state[n] for n in names], weight)  # pyright: ignore
         for name in state.keys() - self._trained:
             self.average[name].copy_(state[name])
 

@@ -28,7 +28,7 @@ class Schedule:
     """How long and how fast to train.
 
     steps: optimiser steps in all; batch_size: pictures a step, over all processes.
-    learning_rate: of AdamW, reached after `warmup` steps, falling linearly to 2 % from `decay_from` (0..1) of the run on.
+    learning_rate: of AdamW, reached after `warmup` steps, falling linearly to 2 % from `decay_from` (0..1) on.
     ema: decay of the averaged weights; clip: largest norm of the gradient; precision: "bf16" or "fp32".
     save_every: minutes between checkpoints.
     """
@@ -125,7 +125,7 @@ def train(task: Task, folder: Path, *, resume: bool = False) -> Iterator[TrainSt
     folder.mkdir(parents=True, exist_ok=True)
     state, schedule = folder / "state.pt", task.schedule
     if state.exists() and not resume:
-        raise CheckpointError(f"{state} is there from an earlier run: resume it with --resume, or choose another folder")
+        raise CheckpointError(f"{state} is of an earlier run: go on with --resume, or choose another folder")
     task.ema = Ema(task.networks[task.averaged], schedule.ema)
     first = restore(task, state) if state.exists() else 0
     saved, step = time.monotonic(), first

@@ -40,9 +40,14 @@ def build_task(
 ) -> Task:
     """What to train; `autoencoder` names the finished one whose latents or pictures the others learn from."""
     if isinstance(recipe, AutoencoderRecipe):
-        return AutoencoderTask(recipe, examples, load(start_from) if start_from else None, device)
-    finished = load(shipped_path(autoencoder, "autoencoder") or autoencoder)
-    if not isinstance(finished, Autoencoder):
-        raise ConfigError(f"{autoencoder} holds no autoencoder; expected one, such as the shipped vitrail-1")
+        return AutoencoderTask(recipe, examples, _autoencoder(start_from) if start_from else None, device)
+    finished = _autoencoder(shipped_path(autoencoder, "autoencoder") or Path(autoencoder))
     task = {DiffusionRecipe: DiffusionTask, RefinerRecipe: RefinerTask}[type(recipe)]
     return task(recipe, examples, finished, device)
+
+
+def _autoencoder(path: Path) -> Autoencoder:
+    model = load(path)
+    if not isinstance(model, Autoencoder):
+        raise ConfigError(f"{path} holds no autoencoder; expected one, such as the shipped vitrail-1")
+    return model

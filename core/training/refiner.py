@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..checkpoints import save_model
+from ..errors import ConfigError
 from ..losses.adversarial import hinge_discriminator, hinge_generator
 from ..losses.patchgan import PatchGANConfig
 from ..losses.reconstruction import feature_matching, gradient_l1, l1
@@ -50,10 +51,13 @@ class RefinerTask(Task):
         torch.manual_seed(recipe.schedule.seed)
         self.recipe, self.autoencoder = recipe, autoencoder.float().eval().requires_grad_(False).to(device)
         self.model = Refiner(recipe.model, recipe.critic).to(device)
+        if self.model.discriminator is None:
+            raise ConfigError("a refiner is trained with a critic; give its recipe one")
+        self.critic = self.model.discriminator
         self.networks = {"refiner": self.model}
         self.optimizers = {
             "refiner": self.adam(self.model.generator),
-            "critic": self.adam(self.model.discriminator, rate=2e-4, betas=(0.5, 0.9)),
+            "critic": self.adam(self.critic, rate=2e-4, betas=(0.5, 0.9)),
         }
         seen = [example for example in examples if example.split == "train"]
         scale = recipe.model.scale
@@ -97,16 +101,16 @@ class RefinerTask(Task):
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def _criticise(self, made: Tensor, large: Tensor) -> dict[str, Tensor]:
-        critic = self.model.discriminator.requires_grad_(False)
+        self.critic.requires_grad_(False)
         with self.autocast():
-            logits, fake = critic.features(made)
-            real = critic.features(large)[1]
-        critic.requires_grad_(True)
+            logits, fake = self.critic.features(made)
+            real = self.critic.features(large)[1]
+        self.critic.requires_grad_(True)
         return {"fooling": hinge_generator(logits.float()), "features": feature_matching(fake, real)}
 
     def _train_critic(self, made: Tensor, large: Tensor) -> Tensor:
         with self.autocast():
-            real, fake = self.model.discriminator(large), self.model.discriminator(made)
+            real, fake = self.critic(large), self.critic(made)
         loss = hinge_discriminator(real.float(), fake.float())
         self.apply("critic", loss)
         return loss
