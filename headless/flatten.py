@@ -179,9 +179,8 @@ class Flattener:
         assert scope.box is not None
         name = scope.graph.inputs[index][0]
         slot = scope.box.slot(name)
-        if slot is not None and slot.link is not None:
-            return self._source(parent, slot.link, kind, seen)
-        return Constant(scope.promoted[name]) if name in scope.promoted else None
+        arrived = self._source(parent, slot.link, kind, seen) if slot is not None else None
+        return Constant(scope.promoted[name]) if arrived is None and name in scope.promoted else arrived
 
     def _output(self, scope: Scope, node: GraphNode, index: int, kind: str, seen: frozenset[str]) -> Source:
         """Output `index` of a node, or what stands behind it."""
