@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from vitrail.core.errors import WorkflowError
 from vitrail.headless.files import Files, expand
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from fakes import Canvas, fake_classes
+
 from vitrail.core.errors import WorkflowError
 from vitrail.headless.flatten import to_prompt
 from vitrail.headless.prompt import Link, from_api, to_api

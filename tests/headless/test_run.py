@@ -9,6 +9,7 @@ import pytest
 from fakes import Canvas, fake_classes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
 from vitrail.core.errors import WorkflowError
 from vitrail.headless.execute import NodeFailure, execute
 from vitrail.headless.progress import Progress

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
 from vitrail.core.errors import WorkflowError
 from vitrail.core.types import Condition, Quantized
 from vitrail.headless.files import Files

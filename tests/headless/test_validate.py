@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from fakes import fake_classes
+
 from vitrail.core.errors import WorkflowError
 from vitrail.headless.prompt import from_api
 from vitrail.headless.validate import check, fits
