@@ -7,10 +7,10 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 def shipped_path(name: str, kind: str) -> Path | None:
     """The file of a shipped model, such as ("vitrail-1", "autoencoder"), or None where there is none of that name."""
-    return shipped(kind).get(name)
+    return shipped_models(kind).get(name)
 
 
-def shipped(kind: str) -> dict[str, Path]:
+def shipped_models(kind: str) -> dict[str, Path]:
     """The shipped models of a kind ("autoencoder", "diffusion", "refiner") by name, the newest first."""
     ending = f"-{kind}.safetensors"
     found = {path.name.removesuffix(ending): path for path in ASSETS.glob(f"vitrail-*{ending}")}

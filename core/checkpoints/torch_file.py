@@ -83,8 +83,9 @@ def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
 
 def _load(path: Path, device: str, zipped: bool) -> Any:
     try:
-        with _known_classes():
-            return torch.load(path, map_location=device, weights_only=True, mmap=zipped and device != "meta")
+        mapped = zipped and device != "meta" and path.suffix != ".safetensors"  # torch goes by that ending
+        with _known_classes(), path.open("rb") as file:
+            return torch.load(path if mapped else file, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from None
     except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError, OSError) as error:
@@ -121,13 +122,13 @@ def _check_archive(path: Path) -> None:
             records = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise CheckpointError(f"{path.name} is cut short or broken ({error}): fetch the file again") from None
+    names = {record.filename.rpartition("/")[2] for record in records}
+    if "constants.pkl" in names:
+        raise UnsafeFile(f"{path.name} is a TorchScript program, not weights; expected a state dict")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise UnsafeFile(f"{path.name} is a compressed archive, which torch.save does not write: unpack it first")
     if sum(record.file_size for record in records) > path.stat().st_size:
         raise UnsafeFile(f"{path.name} claims records larger than itself: its directory lies")
-    names = {record.filename.rpartition("/")[2] for record in records}
-    if "constants.pkl" in names:
-        raise UnsafeFile(f"{path.name} is a TorchScript program, not weights; expected a state dict")
     if "data.pkl" not in names:
         raise CheckpointError(f"{path.name} is a zip archive but none of torch's: it has no data.pkl")
 

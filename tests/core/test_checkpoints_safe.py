@@ -1,0 +1,220 @@
+"""Files that are broken, lie or are malicious get one clear error each, and nothing from them ever runs."""
+
+import collections
+import json
+import os
+import pickle
+import struct
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_cases import case
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from vitrail.core.checkpoints.read import read_header, read_tensors
+from vitrail.core.checkpoints.torch_file import TRAINING_CLASSES, placeholder
+from vitrail.core.errors import CheckpointError, UnsafeFile, VitrailError
+
+GOOD = save({"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, {"made": "here"})
+
+
+def safetensors(entries: Any, data: bytes = b"") -> bytes:
+    header = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def entry(shape: Any = (2,), span: Any = (0, 8), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": span}
+
+
+BAD = {
+    "empty": (b"", CheckpointError, "empty"),
+    "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", CheckpointError, "git lfs pull"),
+    "web page": (b"\n<!DOCTYPE html><html>login</html>", CheckpointError, "web page"),
+    "bare html": (b"<html><body>", CheckpointError, "web page"),
+    "noise": (b"hello, this is not a model at all", CheckpointError, "no checkpoint"),
+    "short": (b"abc", CheckpointError, "no checkpoint"),
+    "cut header": (GOOD[:40], CheckpointError, "cut short"),
+    "cut data": (GOOD[:-3], CheckpointError, "cut short"),
+    "trailing bytes": (GOOD + b"x", UnsafeFile, "no tensor claims"),
+    "huge header": (struct.pack("<Q", 2**62) + b"{" + b" " * 99, UnsafeFile, "at most"),
+    "no json": (safetensors(b"{nope}   "), UnsafeFile, "not JSON"),
+    "deep json": (safetensors(b'{"a":' + b"[" * 90_000), UnsafeFile, "not JSON"),
+    "name twice": (safetensors(b'{"a": 1, "a": 2}'), UnsafeFile, "twice"),
+    "no fields": (safetensors({"a": {"dtype": "F32"}}), UnsafeFile, "lacks"),
+    "no entry": (safetensors({"a": 3}), UnsafeFile, "lacks"),
+    "unknown dtype": (safetensors({"a": entry(dtype="Q4")}, b"12345678"), CheckpointError, "Q4"),
+    "shape lies": (safetensors({"a": entry(shape=[2**40])}, b"12345678"), UnsafeFile, "lies"),
+    "negative": (safetensors({"a": entry(shape=[-2], span=[8, 0])}, b"12345678"), UnsafeFile, "0 or more"),
+    "no numbers": (safetensors({"a": entry(shape=["2"])}, b"12345678"), UnsafeFile, "0 or more"),
+    "true shape": (safetensors({"a": entry(shape=[True, 2])}, b"12345678"), UnsafeFile, "0 or more"),
+    "overlap": (safetensors({"a": entry(), "b": entry()}, b"12345678"), UnsafeFile, "overlap"),
+    "gap": (safetensors({"a": entry(span=[8, 16])}, b"0" * 16), UnsafeFile, "gap"),
+    "metadata": (safetensors({"__metadata__": {"a": 1}}), UnsafeFile, "not text"),
+    "zip of nothing": (b"PK\x03\x04" + b"0" * 60, CheckpointError, "broken"),
+    "pickle of nothing": (b"\x80\x02" + b"0" * 60, VitrailError, "more than weights|no whole torch file"),
+    "gguf": (b"GGUF\x03\x00\x00\x00" + b"0" * 60, CheckpointError, "GGUF"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_gets_its_own_error(name: str, tmp_path: Path) -> None:
+    content, error, message = BAD[name]
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(error, match=message) as caught:
+        read_header(tmp_path / "m.safetensors")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.ckpt").write_bytes(GOOD)  # the ending does not matter
+    header = read_header(tmp_path / "m.ckpt")
+    assert header.metadata == {"made": "here"}
+    assert {name: (info.shape, info.dtype) for name, info in header.tensors.items()} == {
+        "a": ((2, 3), torch.float32),
+        "b": ((4,), torch.float16),
+    }
+    assert torch.equal(read_tensors(header)["a"], torch.arange(6.0).view(2, 3))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, len(GOOD)), at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
+def test_any_damage_is_our_error_or_harmless(cut: int, at: int, byte: int, tmp_path: Path) -> None:
+    damaged = bytearray(GOOD)
+    damaged[at] = byte
+    for content in (bytes(damaged), GOOD[:cut]):
+        (tmp_path / "m").write_bytes(content)
+        with suppress(CheckpointError):
+            read_tensors(read_header(tmp_path / "m"))
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be found"):
+        read_header(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="folder"):
+        read_header(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UnsafeFile, match="no regular file"):
+            read_header(path)
+
+
+class Bomb:
+    """Pickles as a call of `function(*arguments)`."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("function", "name"), [(os.system, "posix.system"), (eval, "eval"), (Path.touch, "getattr"), (open, "open")]
+)
+def test_code_in_a_pickle_is_refused_by_its_name_and_not_run(
+    function: Any, name: str, zipped: bool, tmp_path: Path
+) -> None:
+    argument = {os.system: f"touch {tmp_path}/ran", eval: f"open({str(tmp_path / 'ran')!r}, 'w')"}.get(
+        function, str(tmp_path / "ran")
+    )
+    content = {"state_dict": {"a": torch.zeros(2)}, "x": Bomb(function, argument)}
+    torch.save(content, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnsafeFile, match=name) as error:
+        read_header(tmp_path / "m.ckpt")
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+
+
+def test_a_bare_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(Bomb(os.system, f"touch {tmp_path}/ran"), protocol=2))
+    with pytest.raises(CheckpointError):
+        read_header(tmp_path / "m.pkl")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", TRAINING_CLASSES)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_known_training_classes_become_placeholders(
+    name: str, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = placeholder(name)
+    module = collections.namedtuple("Module", cls.__name__)(cls)  # noqa: PYI024
+    parts = name.split(".")[:-1]
+    for i in range(len(parts)):
+        monkeypatch.setitem(__import__("sys").modules, ".".join(parts[: i + 1]), module)
+    instance = cls()
+    instance.path = "x"
+    content = {"callbacks": {cls: {"best": 1}}, "instance": instance, "state_dict": {"a": torch.ones(3)}}
+    torch.save(content, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
+    for i in range(len(parts)):
+        monkeypatch.delitem(__import__("sys").modules, ".".join(parts[: i + 1]))
+    assert list(read_tensors(read_header(tmp_path / "m.ckpt"))) == ["a"]
+    assert parts[0] not in __import__("sys").modules
+
+
+def test_placeholders_are_taken_back(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "m.ckpt")
+    before = set(torch.serialization.get_safe_globals())
+    read_header(tmp_path / "m.ckpt")
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "params_ema", "params", "model"])
+def test_state_dicts_are_found_bare_and_wrapped(wrapper: str | None, zipped: bool, tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0), "n": torch.tensor(4)}
+    content = state if wrapper is None else {wrapper: state, "epoch": 3, "optimizer_states": [{"x": torch.zeros(9)}]}
+    torch.save(content, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    header = read_header(tmp_path / "m.pt")
+    assert {name: info.shape for name, info in header.tensors.items()} == {"a": (3,), "n": ()}
+    assert torch.equal(read_tensors(header)["a"], state["a"])
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(10**9)}, tmp_path / "m.pt")
+    with pytest.raises(UnsafeFile, match="claims shape"):
+        read_header(tmp_path / "m.pt")
+
+
+def test_archives_that_torch_does_not_write_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "m.pt")
+    with zipfile.ZipFile(tmp_path / "m.pt") as whole, zipfile.ZipFile(tmp_path / "c.pt", "w") as small:
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UnsafeFile, match="compressed"):
+        read_header(tmp_path / "c.pt")
+    with zipfile.ZipFile(tmp_path / "z.pt", "w") as other:
+        other.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match="no data.pkl"):
+        read_header(tmp_path / "z.pt")
+
+
+def test_a_program_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as program:
+        for name in ("m/data.pkl", "m/constants.pkl", "m/code/__torch__.py"):
+            program.writestr(name, b"")
+    with pytest.raises(UnsafeFile, match="TorchScript"):
+        read_header(tmp_path / "m.pt")
+
+
+def test_a_cut_torch_file_is_our_error(tmp_path: Path) -> None:
+    golden = case("taming_vq_nonsquare")
+    whole = (golden.path / "model.ckpt").read_bytes()
+    for length in (100, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "m.ckpt").write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="m.ckpt is cut short or broken"):
+            read_header(tmp_path / "m.ckpt")
+
+
+def test_a_file_without_named_tensors_is_refused(tmp_path: Path) -> None:
+    for content in (torch.zeros(3), [torch.zeros(3)], {"epoch": 1}):
+        torch.save(content, tmp_path / "m.pt")
+        with pytest.raises(CheckpointError, match="no tensors by name"):
+            read_header(tmp_path / "m.pt")
