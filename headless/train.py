@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of pictures with captions")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/KIND)")
     parser.add_argument("--config", type=Path, help="recipe, a JSON file (default: that of the shipped model)")
-    parser.add_argument("--autoencoder", default="vitrail-1", help="for diffusion and refiner: a file, or a shipped name")
+    parser.add_argument("--autoencoder", default="vitrail-1", help="of diffusion and refiner: a file or a shipped name")
     parser.add_argument("--start-from", type=Path, help="autoencoder: go on from the weights of this file")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
     parser.add_argument("--steps", type=int, help="optimiser steps in all, instead of the recipe's")
@@ -92,9 +92,7 @@ def make_task(args: argparse.Namespace) -> Any:
     if args.steps:
         recipe = replace(recipe, schedule=replace(recipe.schedule, steps=args.steps))
     examples = read_examples(args.data)
-    return build_task(
-        recipe, examples, autoencoder=args.autoencoder, start_from=args.start_from, device=args.device
-    )
+    return build_task(recipe, examples, autoencoder=args.autoencoder, start_from=args.start_from, device=args.device)
 
 
 class Log:

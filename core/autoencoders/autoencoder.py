@@ -38,7 +38,7 @@ class Autoencoder(nn.Module):
         return self.quantize.sample(h, generator) if isinstance(self.quantize, KLBottleneck) else h
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the latent's posterior, each [B, embed_dim, h, w]; KL only (ConfigError otherwise)."""
+        """Mean and log variance of the latent's posterior, each [B, embed_dim, h, w]; ConfigError unless KL."""
         if not isinstance(self.quantize, KLBottleneck):
             raise ConfigError("this autoencoder has a codebook, not a posterior: use encode and quantize")
         self._check_picture(x)
@@ -48,7 +48,7 @@ class Autoencoder(nn.Module):
         """The codebook's vectors, [B, embed_dim, h, w], of int64 codes [B, h, w]; ConfigError without a codebook."""
         if self.codebook is None:
             raise ConfigError("this autoencoder has no codebook: its latent is continuous (KL), so there are no codes")
-        return self.quantize.lookup(indices)
+        return self.quantize.lookup(indices)  # pyright: ignore[reportCallIssue]
 
     def decode(self, latent: Tensor) -> Tensor:
         """A picture, about -1..1 and not clamped, from a latent as it is: quantise first where codes are wanted.
@@ -104,5 +104,5 @@ class Autoencoder(nn.Module):
             )
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ShapeError(
-                f"the picture is {x.shape[3]} x {x.shape[2]} pixels; both sides must be multiples of {factor}: pad it first"
+                f"the picture is {x.shape[3]} x {x.shape[2]} pixels; both sides must be multiples of {factor}: pad it"
             )

@@ -11,7 +11,7 @@ class AutoencoderConfig:
     """Sizes of an `Autoencoder`; the defaults are taming's f16 VQGAN.
 
     in_channels, out_channels: channels of the pictures.
-    ch, ch_mult: width of the first level, and of each level as a multiple of it; each level but the last halves the size.
+    ch, ch_mult: width of the first level, and of each as a multiple of it; each level but the last halves the size.
     num_res_blocks: residual blocks a level in the encoder (the decoder has one more).
     attn_resolutions: levels, named by their size for a picture of `resolution`, that have attention.
     z_channels, embed_dim: channels before and after `quant_conv`; double_z doubles the former (mean and log variance).
