@@ -7,7 +7,7 @@ from host_checks import CHECKS
 from host_rig import Host, NotHere, running_host
 from host_server import Places
 
-pytestmark = [pytest.mark.host, pytest.mark.slow]
+pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")

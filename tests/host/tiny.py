@@ -29,7 +29,7 @@ DIFFUSION = LatentDiffusionConfig(
         in_channels=4, out_channels=4, model_channels=32, num_res_blocks=1, attention_resolutions=(2,),
         channel_mult=(1, 2), num_head_channels=32, context_dim=32, vector_dim=32,
     ),
-    table=TableConfig(kind="cosine"), prediction="v",
+    table=TableConfig(kind="cosine", end=0.985, s=0.008), prediction="v",
     text=TextConfig(vocab=("cat", "red", "apple"), styles=("noto", "pixel"), width=32, depth=1, heads=2,
                     context_dim=32, vector_dim=32),
 )  # fmt: skip
