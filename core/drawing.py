@@ -22,7 +22,8 @@ RAMP = (
 )
 """From dark blue to yellow, lighter all the way, so that it reads without colour too."""
 
-GOLDEN = 0.6180339887498949
+STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
+"""1/g, 1/g^2, 1/g^3 with g^4 = g + 1."""
 
 
 @lru_cache(maxsize=16)
@@ -77,8 +78,9 @@ def heat(values: Tensor) -> Tensor:
 def palette(count: int) -> Tensor:
     """A colour for each number below `count`, always the same one, near numbers far apart: [count, 3] in 0..1.
 
-    Hues step by the golden ratio; lightness and saturation take turns, so that equal hues differ too.
+    Hue, lightness (0.38 to 0.75) and saturation (0.5 to 1) follow the additive sequence that fills a cube most evenly.
+    Source: Roberts 2018, "The unreasonable effectiveness of quasirandom sequences".
     """
-    shades = ((0.55, 0.75), (0.70, 0.60), (0.42, 0.80), (0.62, 0.45))
-    rows = [colorsys.hls_to_rgb(i * GOLDEN % 1.0, *shades[i // 7 % len(shades)]) for i in range(count)]
+    places = [[(i + 1) * step % 1.0 for step in STEPS] for i in range(count)]
+    rows = [colorsys.hls_to_rgb(hue, 0.38 + 0.37 * light, 0.5 + 0.5 * strong) for hue, light, strong in places]
     return torch.tensor(rows, dtype=torch.float32).reshape(count, 3)
