@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import VQConfig
