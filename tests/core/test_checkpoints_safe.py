@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import pickle
+import random
 import struct
 import zipfile
 from contextlib import suppress
@@ -90,6 +91,21 @@ def test_any_damage_is_our_error_or_harmless(cut: int, at: int, byte: int, tmp_p
     damaged[at] = byte
     for content in (bytes(damaged), GOOD[:cut]):
         (tmp_path / "m").write_bytes(content)
+        with suppress(CheckpointError):
+            read_tensors(read_header(tmp_path / "m"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_torch_files_are_our_error_or_harmless(zipped: bool, tmp_path: Path) -> None:
+    state = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.float16)}
+    torch.save({"state_dict": state, "n": [1, {"x": 3}]}, tmp_path / "m", _use_new_zipfile_serialization=zipped)
+    good, chance = (tmp_path / "m").read_bytes(), random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(good)
+        for _ in range(chance.choice((1, 1, 5))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        (tmp_path / "m").write_bytes(damaged)
         with suppress(CheckpointError):
             read_tensors(read_header(tmp_path / "m"))
 
