@@ -1,7 +1,7 @@
 """Refiners: generators that make pictures larger or sharper, in tiles, and the critics they learnt from."""
 
 from .refiner import Refiner, RefinerParts
-from .resize import blend, output_size, resize
+from .resize import blend, refine_steps, resize, target_size
 from .rrdb import RefinerConfig, RRDBNet
 from .tiles import TileStep, upscale, upscale_steps
 
@@ -12,8 +12,9 @@ __all__ = [
     "RefinerParts",
     "TileStep",
     "blend",
-    "output_size",
+    "refine_steps",
     "resize",
+    "target_size",
     "upscale",
     "upscale_steps",
 ]

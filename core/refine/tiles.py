@@ -68,7 +68,7 @@ def upscale_steps(
     tile: side in pixels of the input, at least SMALLEST; 0 hands over the whole batch, as does a tile that covers it.
     overlap: pixels of the input that neighbours share, at least; at most half a tile is used.
     Out of memory, the tile is halved, down to SMALLEST, and the work begins anew.
-    No gradients. Memory: the result in float32 on the image's device, and what the network needs for one tile of one picture.
+    No gradients. Memory: the result in float32 on the image's device, and what one tile of one picture takes.
     Raises: ConfigError for a tile or an overlap out of range, ShapeError for an image that is no batch of pictures or
     a network that does not scale by `scale`, VitrailError where memory does not suffice for the smallest tile.
     """
@@ -117,8 +117,8 @@ def _attempt(
     if not tile:
         yield TileStep(1, 1, _run(network, image, scale, device))
         return
-    axes = [_axis(size, tile, overlap, scale, image.device) for size in image.shape[2:]]
-    places = list(product(range(len(image)), *axes))
+    down, across = (_axis(size, tile, overlap, scale, image.device) for size in image.shape[2:])
+    places = list(product(range(len(image)), down, across))
     picture: Tensor | None = None
     for done, (i, (rows, fade_y), (columns, fade_x)) in enumerate(places, 1):
         made = _run(network, image[i : i + 1, :, rows, columns], scale, device)[0]
