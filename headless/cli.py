@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from . import train
+from . import evaluate, train
 
 PACKAGE = Path(__file__).resolve().parent.parent
 EXAMPLES = PACKAGE / "example_workflows"
@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     training = commands.add_parser("train", help="train an autoencoder, a diffusion network or a refiner")
     train.add_arguments(training)
     training.set_defaults(command=train.run)
+    evaluating = commands.add_parser("evaluate", help="figures of a model on held-out pictures")
+    evaluate.add_arguments(evaluating)
+    evaluating.set_defaults(command=evaluate.run)
     return made
 
 

@@ -15,7 +15,7 @@ from ..losses.patchgan import PatchGAN, PatchGANConfig
 from ..losses.reconstruction import feature_matching, gradient_l1, l1, mse
 from ..types import Quantized
 from . import distributed
-from .data import Example, Pictures, order
+from .data import Example, Pictures, order, spread
 from .loop import Schedule, Task
 
 
@@ -134,7 +134,7 @@ class AutoencoderTask(Task):
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Held-out pictures, each followed by its reconstruction."""
-        x = self.held_out.batch(range(min(24, len(self.held_out)))).to(self.device)
+        x = self.held_out.batch(spread(len(self.held_out), 24)).to(self.device)
         was_training = self.model.training
         self.model.eval()
         y = self.model(x)[0].clamp(-1, 1)
@@ -154,7 +154,7 @@ def latent_statistics(
     model: Autoencoder, pictures: Pictures, size: int, count: int = 2048
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean, and one over the standard deviation, of each channel of the latents of `count` pictures spread evenly."""
-    chosen = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long()
+    chosen = torch.tensor(spread(len(pictures), count))
     reduce = pictures.size // size
     device = model.quant_conv.weight.device
     batches = (torch.nn.functional.avg_pool2d(pictures.batch(part), reduce) for part in chosen.split(64))

@@ -108,6 +108,11 @@ class Pictures(Sequence[Tensor]):
         return torch.from_numpy(np.array(square(picture, self.size))).permute(2, 0, 1).contiguous()
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` places among `count`, evenly spread, the first and the last among them."""
+    return torch.linspace(0, count - 1, min(count, wanted)).long().tolist()
+
+
 def on_white(picture: Image.Image) -> Image.Image:
     """The picture as RGB, what is transparent on white."""
     if picture.mode == "RGB":

@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..samplers.run import sample
 from ..text.encoder import TextConfig
 from .captions import caption, colour_of, vocabulary
-from .data import Example, Pictures, order
+from .data import Example, Pictures, order, spread
 from .loop import Schedule, Task
 
 PERMUTATIONS = tuple(p for p in itertools.permutations(range(3)) if p != (0, 1, 2))
@@ -57,7 +57,8 @@ class DiffusionTask(Task):
         torch.manual_seed(recipe.schedule.seed)
         self.recipe, self.autoencoder = recipe, autoencoder.float().eval().requires_grad_(False).to(device)
         self.examples = [example for example in examples if example.split == "train"]
-        self.held_out = [e for e in examples if e.split != "train"][:24] or self.examples[:24]
+        unseen = [example for example in examples if example.split != "train"] or self.examples
+        self.held_out = [unseen[i] for i in spread(len(unseen), 24)]
         config = replace(recipe.model, text=self._described(examples))
         self.model = LatentDiffusion(config).to(device)
         if self.model.conditioner is None:

@@ -16,6 +16,7 @@ from ..diffusion.schedules import make_sigmas
 from ..refine.refiner import Refiner
 from ..samplers.run import sample
 from .data import Example, Pictures
+from .data import spread as evenly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +142,7 @@ def seconds_a_picture(model: LatentDiffusion, size: int, settings: Settings) -> 
 def spread(examples: Sequence[Example], count: int, *, held_out: bool) -> list[int]:
     """Places of `count` examples (or as many as there are) spread evenly over the held-out or the trained ones."""
     places = [i for i, example in enumerate(examples) if (example.split != "train") == held_out]
-    if len(places) <= count:
-        return places
-    return [places[round(i * (len(places) - 1) / (count - 1))] for i in range(count)]
+    return [places[i] for i in evenly(len(places), count)]
 
 
 def _batches(pictures: Pictures, size: int) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from ..losses.patchgan import PatchGANConfig
 from ..losses.reconstruction import feature_matching, gradient_l1, l1
 from ..refine.refiner import Refiner
 from ..refine.rrdb import RefinerConfig
-from .data import Example, Pictures, order
+from .data import Example, Pictures, order, spread
 from .loop import Schedule, Task
 
 
@@ -118,7 +118,7 @@ class RefinerTask(Task):
     @torch.no_grad()
     def samples(self) -> Tensor:
         """Held-out pictures: the truth, bicubic and refined from clean, bicubic and refined from decoded input."""
-        truth = self.held_out.batch(range(min(8, len(self.held_out)))).to(self.device)
+        truth = self.held_out.batch(spread(len(self.held_out), 8)).to(self.device)
         rows = [truth]
         for decoded in (0, len(truth)):
             small, _ = self.pair(truth, decoded)
