@@ -61,9 +61,10 @@ class Refiner(nn.Module):
         """The critic's verdict on each patch, above 0 for what looks real to it.
 
         image: [B, in_channels, H, W] in 0..1.
-        Returns [B, 1, about H / 2^n_layers, about W / 2^n_layers].
+        Returns [B, 1, about H / 2^n_layers, about W / 2^n_layers] float32 on the image's device.
         Raises: ConfigError for a refiner without a critic, ShapeError for a picture too small.
         """
         if self.discriminator is None:
             raise ConfigError("this refiner was saved without its critic; load one that has a discriminator")
-        return self.discriminator(image * 2 - 1)
+        weight = next(self.discriminator.parameters())
+        return self.discriminator((image * 2 - 1).to(weight)).to(image.device, torch.float32)

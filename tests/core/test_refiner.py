@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from vitrail.core.errors import ConfigError, ShapeError
-from vitrail.core.losses.patchgan import PatchGANConfig
+from vitrail.core.losses.patchgan import NORMS, PatchGANConfig
 from vitrail.core.refine import Refiner, RefinerConfig, RefinerParts
 
 GENERATOR = RefinerConfig(num_feat=4, num_block=1, num_grow=2, scale=2, base="bicubic")
@@ -54,3 +54,18 @@ def test_realism_without_a_critic_is_refused() -> None:
 def test_a_picture_of_other_channels_is_refused() -> None:
     with pytest.raises(ShapeError, match="3, height"):
         Refiner(GENERATOR).refine(torch.rand(1, 4, 16, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", NORMS)
+def test_weights_of_half_precision_take_and_give_float32(dtype: torch.dtype, norm: str) -> None:
+    torch.manual_seed(0)
+    refiner = Refiner(GENERATOR, PatchGANConfig(ndf=2, n_layers=1, norm=norm)).eval()
+    torch.nn.init.normal_(refiner.generator.conv_last.weight, std=0.1)
+    image = torch.rand(1, 3, 16, 12)
+    exact = refiner.refine(image), refiner.realism(image)
+    refiner.to(dtype)
+    rough = refiner.refine(image), refiner.realism(image)
+    for a, b in zip(exact, rough, strict=True):
+        assert b.dtype == torch.float32
+        assert (a - b).abs().max() < 0.03
