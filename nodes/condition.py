@@ -1,0 +1,68 @@
+"""Nodes that tell a model what to paint."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..core.errors import ConfigError
+from . import host
+from .spec import InputTypes, Node, given, socket, text
+
+log = logging.getLogger(__name__)
+
+NO_STYLE = ("", "none")
+
+
+class TextEncode(Node):
+    """Text and style to a condition."""
+
+    ID, TITLE, CATEGORY = "VitrailTextEncode", "Text & Style Encode", "Vitrail/conditioning"
+    DESCRIPTION = "Turns words and a style into what the sampler is told to paint. Unknown words are named, not hidden."
+    SEARCH_ALIASES = ["prompt", "clip text encode", "text to image", "style", "conditioning"]
+    RETURN_TYPES, RETURN_NAMES = ("CONDITIONING",), ("conditioning",)
+    OUTPUT_TOOLTIPS = ("For the sampler's positive or negative input.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        return {
+            "required": {
+                "clip": socket("CLIP", "The text encoder, from Load Latent Diffusion."),
+                "text": text(
+                    "",
+                    "What to paint, in words that the model knows; the others are named in the log. Leave it empty "
+                    "for a picture of anything.",
+                    multiline=True,
+                    placeholder="red apple",
+                ),
+                "style": text(
+                    "",
+                    "A style by its name; empty or none for any. A wrong name lists those that there are. "
+                    '"style:name" in the text does the same and comes first.',
+                    placeholder="any style",
+                ),
+            }
+        }
+
+    def execute(self, clip: Any, text: str, style: str) -> Any:
+        advice = "the model that was opened has no text encoder. Look at Load Latent Diffusion: open one that has"
+        encoder = host.unwrap_clip(given(clip, "clip", advice))
+        if encoder is None:
+            return (_encode_stock(clip, text, style),)
+        with host.loaded(encoder):
+            condition = encoder.encode([text], [style])
+        notes = encoder.notes(text)
+        for note in notes:
+            log.warning("%s: %s", self.TITLE, note)
+        result = (host.conditioning(condition),)
+        return {"ui": {"text": notes}, "result": result} if notes else result
+
+
+def _encode_stock(clip: Any, text: str, style: str) -> Any:
+    """What a text encoder of the host makes of a text. Raises: ConfigError for a style, which it has none of."""
+    if style.strip().lower() not in NO_STYLE:
+        raise ConfigError(f'this text encoder has no styles, so no "{style}": leave style empty, write it in the text')
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+NODES = (TextEncode,)

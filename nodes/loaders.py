@@ -1,0 +1,177 @@
+"""Nodes that open files of weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import host
+from .spec import InputTypes, Node, choice
+
+if TYPE_CHECKING:
+    from ..core.autoencoders.autoencoder import Autoencoder
+    from ..core.refine.refiner import Refiner
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+DTYPES = {AUTO: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PREDICTIONS = (AUTO, "eps", "v", "x0", "edm", "flow")
+
+DTYPE_TIP = (
+    "Precision of the weights while they compute. auto is fp32; bf16 and fp16 halve the memory. "
+    "A codebook is always looked up in fp32."
+)
+CONFIG_TIP = (
+    "The publisher's config file, for files that do not say everything about their network. auto takes a JSON file of "
+    "the same name beside the weights where there is one. Vitrail's own files carry their config."
+)
+
+
+def _dtype() -> tuple[Any, ...]:
+    return choice(list(DTYPES), DTYPE_TIP, default=AUTO)
+
+
+def _config() -> tuple[Any, ...]:
+    return choice([AUTO, *host.names("config")], CONFIG_TIP, default=AUTO)
+
+
+def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any) -> Any:
+    """The model in a file. Raises: CheckpointError and its kinds, ConfigError for another kind of model."""
+    from ..core.checkpoints import describe, load
+    from ..core.errors import ConfigError
+
+    path = host.find(name, kind)
+    sidecar = None if config == AUTO else host.find(config, "config")
+    if (found := describe(path, config=sidecar)["kind"]) != kind:
+        raise ConfigError(f"{name} holds a model of the kind {found}: open it with {LOADERS[found]}")
+    return load(path, config=sidecar, dtype=DTYPES[dtype], **settings)
+
+
+def _with_codebook(autoencoder: Autoencoder | None, name: str) -> Autoencoder | None:
+    """The autoencoder as a VQ_MODEL, or None where it has no codebook."""
+    if autoencoder is None or autoencoder.codebook is not None:
+        return autoencoder
+    log.warning("%s has no codebook (its latent is continuous): the output vq_model is empty", name)
+    return None
+
+
+class LoadAutoencoder(Node):
+    """Open an autoencoder."""
+
+    ID, TITLE, CATEGORY = "VitrailLoadAutoencoder", "Load VQ Autoencoder", "Vitrail/loaders"
+    DESCRIPTION = "Opens an autoencoder that turns pictures into codes or latents and back: VQGAN and its relatives."
+    SEARCH_ALIASES = ["vqgan", "vae", "codebook", "first stage", "load vqgan", "vitrail"]
+    RETURN_TYPES, RETURN_NAMES = ("VQ_MODEL", "VAE"), ("vq_model", "vae")
+    OUTPUT_TOOLTIPS = (
+        "The autoencoder with its codebook, for the nodes that work on codes. Empty where it has no codebook (KL).",
+        "The same autoencoder for VAE Encode, VAE Decode and every other stock node.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        names = host.names("autoencoder")
+        return {
+            "required": {
+                "name": choice(names, "The file, or weights that come with Vitrail (vitrail-1)."),
+                "dtype": _dtype(),
+                "config": _config(),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, name: str, **_: Any) -> str:
+        return host.changed(name, "autoencoder")
+
+    def execute(self, name: str, dtype: str, config: str) -> tuple[Any, ...]:
+        autoencoder = _load(name, "autoencoder", dtype, config)
+        return _with_codebook(autoencoder, name), host.wrap_vae(autoencoder)
+
+
+class LoadDiffusion(Node):
+    """Open a latent diffusion model with all its parts."""
+
+    ID, TITLE, CATEGORY = "VitrailLoadDiffusion", "Load Latent Diffusion", "Vitrail/loaders"
+    DESCRIPTION = (
+        "Opens a latent diffusion model: the network that removes noise, its text encoder and its autoencoder. "
+        "A part that the file does not have comes out empty."
+    )
+    SEARCH_ALIASES = ["checkpoint", "ldm", "unet", "load checkpoint", "text to image", "vitrail"]
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE", "VQ_MODEL")
+    RETURN_NAMES = ("model", "clip", "vae", "vq_model")
+    OUTPUT_TOOLTIPS = (
+        "The network, for Vitrail's sampler and for KSampler.",
+        "The text encoder, for Text & Style Encode and CLIP Text Encode. Empty where the model has none of its own.",
+        "The autoencoder, for VAE Encode and VAE Decode.",
+        "The autoencoder with its codebook, for the nodes that work on codes. Empty where it has no codebook.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        names = host.names("diffusion")
+        return {
+            "required": {
+                "name": choice(names, "The file, or weights that come with Vitrail (vitrail-1)."),
+                "dtype": _dtype(),
+                "config": _config(),
+                "prediction": choice(
+                    PREDICTIONS,
+                    "What the network was trained to predict. auto is what the file or its config says; change it only "
+                    "where that is wrong.",
+                    default=AUTO,
+                ),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, name: str, **_: Any) -> str:
+        return host.changed(name, "diffusion")
+
+    def execute(self, name: str, dtype: str, config: str, prediction: str) -> tuple[Any, ...]:
+        model = _load(name, "diffusion", dtype, config, **({} if prediction == AUTO else {"prediction": prediction}))
+        autoencoder, conditioner = model.autoencoder, model.conditioner
+        for part, output in ((conditioner, "clip"), (autoencoder, "vae")):
+            if part is None:
+                log.warning("%s has none of its own for the output %s: it is empty", name, output)
+        clip = None if conditioner is None else host.wrap_clip(conditioner)
+        vae = None if autoencoder is None else host.wrap_vae(autoencoder)
+        return host.wrap_model(model), clip, vae, _with_codebook(autoencoder, name)
+
+
+class LoadRefiner(Node):
+    """Open a refiner."""
+
+    ID, TITLE, CATEGORY = "VitrailLoadRefiner", "Load GAN Refiner", "Vitrail/loaders"
+    DESCRIPTION = "Opens a GAN that makes pictures larger and sharper, with its critic where the file has one."
+    SEARCH_ALIASES = ["upscale model", "esrgan", "rrdb", "super resolution", "gan", "vitrail"]
+    RETURN_TYPES, RETURN_NAMES = ("GAN_REFINER", "UPSCALE_MODEL"), ("refiner", "upscale_model")
+    OUTPUT_TOOLTIPS = (
+        "The refiner, for GAN Refine.",
+        "The same refiner for Upscale Image (using Model) and other stock nodes.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        names = host.names("refiner")
+        return {
+            "required": {
+                "name": choice(names, "The file, or weights that come with Vitrail (vitrail-1)."),
+                "dtype": _dtype(),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, name: str, **_: Any) -> str:
+        return host.changed(name, "refiner")
+
+    def execute(self, name: str, dtype: str) -> tuple[Any, ...]:
+        refiner: Refiner = _load(name, "refiner", dtype)
+        return refiner, host.wrap_upscaler(refiner)
+
+
+NODES = (LoadAutoencoder, LoadDiffusion, LoadRefiner)
+
+LOADERS = {"autoencoder": LoadAutoencoder.TITLE, "diffusion": LoadDiffusion.TITLE, "refiner": LoadRefiner.TITLE}
+"""By the kind of model that they open."""
