@@ -18,8 +18,16 @@ def replacing(path: Path) -> Iterator[Path]:
         yield aside
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
+        aside.chmod(_usual_mode())
         os.replace(aside, path)
     except BaseException:
         with suppress(FileNotFoundError):
             aside.unlink()
         raise
+
+
+def _usual_mode() -> int:
+    """The permissions of a new file; some writers give theirs to nobody else."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
