@@ -83,8 +83,8 @@ def prepare(*, extras: Sequence[str], gpu: bool) -> None:
     print(f"Setting up {VENV} (once; a minute or two) ...", flush=True)
     if stamp.get("fingerprint") != wanted:
         make_venv()
-        install_torch(gpu)
         pip("install", "-c", CONSTRAINTS, "setuptools")
+        install_torch(gpu)
     group = f"[{','.join(extras)}]" if extras else ""
     print("Installing Vitrail and what it needs ...", flush=True)
     pip("install", "-c", CONSTRAINTS, "--no-build-isolation", "-e", f"{ROOT}{group}")

@@ -72,15 +72,17 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check a workflow, then run it. Raises: WorkflowError before anything runs."""
-    from ..nodes import NODE_DISPLAY_NAME_MAPPINGS, host
+    from ..nodes import NODE_DISPLAY_NAME_MAPPINGS
+    from ..nodes.host_env import set_headless_device
+    from ..nodes.host_progress import set_headless_progress
     from .execute import NodeFailure
     from .progress import Progress
     from .run import input_folders, run_workflow
 
     progress = Progress()
-    host.set_headless_progress(progress.step)
+    set_headless_progress(progress.step)
+    set_headless_device(options.device)
     try:
-        host.set_headless_device(options.device)
         run_workflow(
             options.workflow,
             settings=options.set,

@@ -5,6 +5,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import WorkflowError
@@ -111,9 +112,14 @@ def _value(where: str, item: Input, value: Any, *, checked: bool) -> Any:
         low, high = item.options.get("min", -math.inf), item.options.get("max", math.inf)
         if not low <= value <= high:
             raise WorkflowError(f"{where}: {item.name} is {value}, outside {low} to {high}")
-    if checked and item.kind == "COMBO" and value not in item.choices:
+    if checked and item.kind == "COMBO" and value not in item.choices and not _is_path(value):
         raise WorkflowError(f"{where}: {item.name} is {value!r}, {_choices(item, value)}")
     return value
+
+
+def _is_path(value: Any) -> bool:
+    """Where there is no host with its folders, a file may be chosen by its path."""
+    return isinstance(value, str) and "." in value and Path(value).is_file()
 
 
 def _converted(where: str, item: Input, value: Any) -> Any:

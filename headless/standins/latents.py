@@ -1,6 +1,6 @@
 """Pictures to latents and back, text to conditioning, and what is done to latents.
 
-Headless, VAE is a core `Autoencoder`, CLIP a core `Conditioner`, CONDITIONING the host's own list
+Headless, VAE is a core `Autoencoder`, CLIP a core `StyleTextEncoder`, CONDITIONING the host's own list
 [[context, {"pooled_output": vector}]], and a LATENT's "samples" are in the autoencoder's own space.
 """
 
@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import WorkflowError
+from ...nodes.host_condition import conditioning
+from ...nodes.host_images import to_image
+from ...nodes.host_memory import loaded
 from .images import LARGEST
 from .resize import CROPS, LATENT_METHODS, resize
 
@@ -78,9 +81,11 @@ class CLIPTextEncode:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"text": ("STRING", {"multiline": True, "dynamicPrompts": True}), "clip": ("CLIP",)}}
 
-    def execute(self, text: str, clip: Any) -> tuple[list[Any]]:
-        condition = present(clip, "CLIP").encode([text], None)
-        return ([[condition.context, {"pooled_output": condition.vector}]],)
+    def execute(self, text: str, clip: Any) -> dict[str, Any]:
+        encoder = present(clip, "CLIP")
+        with loaded(encoder):
+            condition = encoder.encode([text])
+        return {"ui": {"text": encoder.notes(text)}, "result": (conditioning(condition),)}
 
 
 class EmptyLatentImage:
@@ -173,7 +178,8 @@ def present(part: Any, socket: str) -> Any:
 def encode(autoencoder: Any, pixels: Tensor) -> Tensor:
     """pixels [B, H, W, C] in 0..1 to a latent [B, c, h, w] on the CPU, in float32."""
     whole = middle(pixels[..., :3].movedim(-1, 1), autoencoder.factor)
-    return autoencoder.encode((whole * 2 - 1).to(next(autoencoder.parameters()))).float().cpu()
+    with loaded(autoencoder):
+        return autoencoder.encode((whole * 2 - 1).to(next(autoencoder.parameters()))).float().cpu()
 
 
 def middle(x: Tensor, factor: int) -> Tensor:
@@ -185,10 +191,10 @@ def middle(x: Tensor, factor: int) -> Tensor:
 
 def decode(autoencoder: Any, latent: Tensor) -> Tensor:
     """A latent to pictures [B, H, W, C] in 0..1 on the CPU, in float32."""
-    latent = latent.to(next(autoencoder.parameters()))
-    if autoencoder.codebook is not None:
-        latent = autoencoder.quantize(latent).latent
-    return (autoencoder.decode(latent).float().cpu().clamp(-1, 1).movedim(1, -1) + 1) / 2
+    with loaded(autoencoder) as device:
+        if autoencoder.codebook is not None:
+            latent = autoencoder.quantize(latent.to(device).float()).latent
+        return to_image(autoencoder.decode(latent.to(next(autoencoder.parameters()))))
 
 
 def as_planes(mask: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -283,9 +282,18 @@ def test_inpainting_greys_what_is_masked_and_grows_the_mask() -> None:
 
 def test_text_becomes_the_hosts_conditioning() -> None:
     condition = Condition(context=torch.rand(1, 5, 8), vector=torch.rand(1, 6))
-    clip = SimpleNamespace(encode=lambda texts, styles: condition if (texts, styles) == (["a cat"], None) else None)
-    ((entry,),) = call("CLIPTextEncode", text="a cat", clip=clip)
-    assert entry[0] is condition.context and entry[1] == {"pooled_output": condition.vector}
+
+    class Encoder(nn.Linear):
+        def encode(self, texts: list[str]) -> Condition | None:
+            return condition if texts == ["a cat"] else None
+
+        def notes(self, text: str) -> list[str]:
+            return [f"{text}: noted"]
+
+    made = call("CLIPTextEncode", text="a cat", clip=Encoder(1, 1))
+    assert made["ui"] == {"text": ["a cat: noted"]}
+    (((context, extra),),) = made["result"]
+    assert torch.equal(context, condition.context) and torch.equal(extra["pooled_output"], condition.vector)
 
 
 @pytest.mark.parametrize(

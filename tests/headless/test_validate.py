@@ -1,5 +1,6 @@
 """What is wrong with a prompt is said in one line before anything runs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,15 @@ def test_a_long_list_of_choices_names_the_nearest() -> None:
 
     text = refusal({"1": {"class_type": "Many", "inputs": {"name": "model 7"}}}, {"Many": Many})
     assert "its 50 choices" in text and "model-7" in text
+
+
+def test_a_choice_of_files_may_be_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    data = prompt()
+    data["1"]["inputs"]["name"] = str(file)
+    assert "mine.safetensors" in refusal(data)
+    file.touch()
+    assert check(from_api(data), CLASSES)[0] == "1"
 
 
 @pytest.mark.parametrize(
