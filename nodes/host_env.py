@@ -1,0 +1,21 @@
+"""Where this runs: in ComfyUI, or by itself on a device of its own choice."""
+
+import sys
+
+import torch
+
+IN_HOST: bool = all(name in sys.modules for name in ("comfy.model_management", "folder_paths"))
+"""True where ComfyUI itself has imported its parts; having it on the path is not enough."""
+
+_chosen: torch.device | None = None
+
+
+def set_headless_device(name: str | None) -> None:
+    """Where headless runs compute: "cpu", "cuda", "cuda:1", ...; None: the first GPU if there is one."""
+    global _chosen
+    _chosen = None if name is None else torch.device(name)
+
+
+def headless_device() -> torch.device:
+    """The device of headless runs."""
+    return _chosen or torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,299 @@
+"""MODEL: a latent diffusion model as the host's own kind of model, so that every stock node can drive or patch it."""
+
+import logging
+from functools import cache
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ShapeError
+from ..core.types import Condition
+from .host_env import IN_HOST
+from .host_images import colours
+from .host_memory import Borrowed, patcher_of
+
+if TYPE_CHECKING:
+    from ..core.diffusion.latent_diffusion import LatentDiffusion
+    from ..core.diffusion.tables import Table
+    from ..core.diffusion.unet import UNet, UNetConfig
+
+log = logging.getLogger(__name__)
+
+SAMPLING = {  # prediction: the host's class of it, and the host's type of model nearest to it
+    "eps": ("EPS", "EPS"),
+    "v": ("V_PREDICTION", "V_PREDICTION"),
+    "x0": ("X0", "EPS"),
+    "edm": ("EDM", "EDM"),
+    "flow": ("CONST", "FLOW"),
+}
+
+
+def wrap_model(diffusion: "LatentDiffusion") -> Any:
+    """The MODEL of a diffusion model: itself headless, a ModelPatcher in the host."""
+    if not IN_HOST:
+        return diffusion
+    from comfy.model_base import ModelType
+
+    kind = ModelType[SAMPLING[diffusion.prediction][1]]
+    model = _classes()["model"](_host_config(diffusion), model_type=kind)
+    object.__setattr__(model, "vitrail", diffusion)
+    model.null = diffusion.null(1) or Condition()
+    model.diffusion_model = HostNetwork(diffusion.network)
+    model.model_sampling = _host_sampling(diffusion)
+    return patcher_of(diffusion.network, model.eval())
+
+
+def unwrap_model(model: Any) -> "LatentDiffusion | None":
+    """The diffusion model in a MODEL, or None in a stock one."""
+    return getattr(model.model, "vitrail", None) if hasattr(model, "model") else model
+
+
+def table(model: Any) -> "Table":
+    """The noise levels of a MODEL, whoever made it and whatever a stock node did to them."""
+    if not hasattr(model, "get_model_object"):
+        return model.table
+    sampling = model.get_model_object("model_sampling")
+    return getattr(sampling, "vitrail_table", None) or HostTable(sampling)
+
+
+class HostTable:
+    """The host's `model_sampling` as a core Table."""
+
+    def __init__(self, sampling: Any) -> None:
+        self.sampling = sampling
+
+    @property
+    def flow(self) -> bool:
+        return is_flow(self.sampling)
+
+    @property
+    def sigmas(self) -> Tensor:
+        return self.sampling.sigmas.detach().float().cpu()
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sampling.sigma_min)
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sampling.sigma_max)
+
+    def timestep(self, sigma: Tensor, quantize: bool = True) -> Tensor:
+        return self.sampling.timestep(sigma).float()
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        return self.sampling.sigma(timestep).float()
+
+
+def is_flow(sampling: Any) -> bool:
+    """Whether x is (1 - sigma) x0 + sigma noise in the host's `model_sampling`."""
+    from comfy.model_sampling import CONST
+
+    return isinstance(sampling, CONST)
+
+
+class HostNetwork(Borrowed):
+    """A UNet as the host calls its networks."""
+
+    vitrail: "UNet"
+
+    def __init__(self, network: "UNet") -> None:
+        super().__init__(network)
+        self.passed_over: set[str] = set()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vitrail.dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        options = transformer_options or {}
+        self._tell({"ControlNet"} if control is not None else set())
+        self._tell({str(name) for kind in ("patches", "patches_replace") for name in options.get(kind) or ()})
+        return self.vitrail(x, timesteps, context, y)
+
+    def _tell(self, patches: set[str]) -> None:
+        """One warning for each kind of patch that this network has no place for."""
+        if new := patches - self.passed_over:
+            self.passed_over |= new
+            log.warning("this network has no place for %s: passed over", ", ".join(sorted(new)))
+
+
+class HostModel:
+    """What differs from the host's BaseModel: which conditions the network takes, and what stands in for a missing one.
+
+    vitrail: LatentDiffusion. null: Condition of batch 1, empty where the model has no text encoder of its own.
+    """
+
+    vitrail: "LatentDiffusion"
+    null: Condition
+
+    def encode_adm(self, **given: Any) -> Tensor | None:
+        """y: the pooled vector or the class labels of the conditioning."""
+        config = self.vitrail.config.unet
+        y = given.get("pooled_output")
+        if config.num_classes is not None:
+            return torch.tensor([config.num_classes - 1]) if y is None else y
+        if config.vector_dim is None:
+            return None
+        if y is None:
+            y = torch.zeros(1, config.vector_dim) if self.null.vector is None else self.null.vector
+        if y.shape[-1] != config.vector_dim:
+            raise ShapeError(
+                f"the conditioning's vector has {y.shape[-1]} numbers, this network takes {config.vector_dim}: encode "
+                "the text with this model's own text encoder"
+            )
+        return y
+
+    def extra_conds(self, **given: Any) -> dict[str, Any]:
+        """The conditions as the host batches them."""
+        from comfy.conds import CONDCrossAttn
+
+        conds = super().extra_conds(**given)  # type: ignore[misc]
+        if self.vitrail.config.unet.context_dim is None:
+            conds.pop("c_crossattn", None)
+        elif "c_crossattn" not in conds and self.null.context is not None:
+            conds["c_crossattn"] = CONDCrossAttn(self.null.context)
+        return {name: self._placed(cond, given.get("device")) for name, cond in conds.items()}
+
+    @staticmethod
+    def _placed(cond: Any, device: Any) -> Any:
+        if device is not None and isinstance(getattr(cond, "cond", None), Tensor):
+            cond.cond = cond.cond.to(device)
+        return cond
+
+
+class HostFormat:
+    """The latent format of one autoencoder: (z - shift) * scale, and colours for quick previews."""
+
+    latent_dimensions = 2
+    scale_factor = 1.0
+    taesd_decoder_name = None
+
+    def __init__(self, diffusion: "LatentDiffusion") -> None:
+        self.autoencoder = diffusion.autoencoder
+        self.latent_channels = latent_channels(diffusion)
+        self.spacial_downscale_ratio = 8 if self.autoencoder is None else self.autoencoder.factor
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        if latent.shape[1] != self.latent_channels:
+            raise ShapeError(
+                f"the latent has {latent.shape[1]} channels, this model works on {self.latent_channels}: encode the "
+                "picture with the model's own VAE, or start from Empty Latent"
+            )
+        return latent if self.autoencoder is None else self.autoencoder.scale(latent)
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent if self.autoencoder is None else self.autoencoder.unscale(latent)
+
+    @property
+    def latent_rgb_factors(self) -> list[list[float]] | None:
+        return None if self.autoencoder is None else colours(self.autoencoder)[0].tolist()
+
+    @property
+    def latent_rgb_factors_bias(self) -> list[float] | None:
+        return None if self.autoencoder is None else colours(self.autoencoder)[1].tolist()
+
+
+class HostSampling:
+    """Our noise levels in the host's `model_sampling`."""
+
+    vitrail_table: "Table"
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """The level at a share of the run, 0..1; the host counts on 1000 of them."""
+        if not 0 < percent < 1 or not hasattr(self.vitrail_table, "betas"):
+            return super().percent_to_sigma(percent)  # type: ignore[misc]
+        last = len(self.vitrail_table.sigmas) - 1
+        return float(self.vitrail_table.sigma(torch.tensor((1 - percent) * last)))
+
+
+def latent_channels(diffusion: "LatentDiffusion") -> int:
+    """Channels of the latents that a diffusion model makes."""
+    config = diffusion.config.unet
+    return config.out_channels if diffusion.autoencoder is None else diffusion.autoencoder.config.embed_dim
+
+
+@cache
+def _classes() -> dict[str, type[Any]]:
+    from comfy.latent_formats import LatentFormat
+    from comfy.model_base import BaseModel
+
+    return {
+        "model": type("VitrailModel", (HostModel, BaseModel), {}),
+        "format": type("VitrailLatentFormat", (HostFormat, LatentFormat), {}),
+    }
+
+
+def _host_config(diffusion: "LatentDiffusion") -> Any:
+    """The host's description of a model, with what its LoRA loader needs to find the layers."""
+    from comfy.supported_models_base import BASE
+
+    made = _classes()["format"](diffusion)
+    config = type("VitrailModelConfig", (BASE,), {"latent_format": staticmethod(lambda: made), "unet_extra_config": {}})
+    return config(layout(diffusion.network.config))
+
+
+def layout(config: "UNetConfig") -> dict[str, Any]:
+    """A UNet in the host's words: transformer depths block by block, down, in the middle, and up."""
+    depths = [
+        depth if 2**level in config.attention_resolutions and config.context_dim is not None else 0
+        for level, depth in enumerate(config.depths)
+    ]
+    down = [list(repeat(depth, count)) for depth, count in zip(depths, config.res_blocks, strict=True)]
+    up = [list(repeat(depth, count + 1)) for depth, count in zip(depths, config.res_blocks, strict=True)]
+    return {
+        "disable_unet_model_creation": True,
+        "image_size": 32,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "model_channels": config.model_channels,
+        "num_res_blocks": list(config.res_blocks),
+        "channel_mult": list(config.channel_mult),
+        "attention_resolutions": list(config.attention_resolutions),
+        "transformer_depth": list(chain.from_iterable(down)),
+        "transformer_depth_output": list(chain.from_iterable(up)),
+        "transformer_depth_middle": (config.depths[-1] or 1) if config.context_dim is not None else 0,
+        "context_dim": config.context_dim,
+        "adm_in_channels": config.vector_dim,
+        "num_heads": config.num_heads,
+        "num_head_channels": config.num_head_channels,
+    }
+
+
+def _host_sampling(diffusion: "LatentDiffusion") -> Any:
+    """The host's `model_sampling` with our levels and our prediction."""
+    from comfy import model_sampling as host
+
+    from ..core.diffusion.tables import FlowTable, LogTable
+
+    levels = diffusion.table
+    prediction = getattr(host, SAMPLING[diffusion.prediction][0])
+    if isinstance(levels, FlowTable):
+        base = host.ModelSamplingDiscreteFlow
+    elif isinstance(levels, LogTable):
+        base = host.ModelSamplingContinuousEDM
+    else:
+        base = host.ModelSamplingDiscrete
+    sampling = type("VitrailSampling", (HostSampling, base, prediction), {})()
+    if isinstance(levels, FlowTable):
+        sampling.set_parameters(shift=levels.shift, timesteps=levels.timesteps, multiplier=levels.multiplier)
+    elif isinstance(levels, LogTable):
+        sampling.set_parameters(levels.low, levels.high, diffusion.config.sigma_data)
+        sampling.register_buffer("sigmas", levels.sigmas)
+        sampling.register_buffer("log_sigmas", levels.sigmas.log())
+    else:
+        sampling._register_schedule(given_betas=levels.betas)  # type: ignore[union-attr]
+    sampling.sigma_data = diffusion.config.sigma_data
+    sampling.vitrail_table = levels
+    return sampling

@@ -1,0 +1,56 @@
+"""One report a step: the host's bar with its preview and its Cancel, or a function of the caller's."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .host_env import IN_HOST
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+Picture = Callable[[], "Image | None"]
+Report = Callable[[int, Picture], None]
+"""`(steps done, what makes the preview)`."""
+
+_headless: "Callable[[int, int, Image | None], None] | None" = None
+
+
+def set_headless_progress(report: "Callable[[int, int, Image | None], None] | None") -> None:
+    """Have `(steps done, total, preview)` reported outside the host; None: nobody listens."""
+    global _headless
+    _headless = report
+
+
+def progress(steps: Iterable[T], total: int, preview: "Callable[[T], Image | None] | None" = None) -> Iterator[T]:
+    """Hand the steps on with one report each.
+
+    total: how many there will be. preview: the picture to show of a step; not called where nobody looks.
+    Raises: in the host, its interrupt once a person cancels. However it ends, the inner generator is closed.
+    """
+    report = reporter(total)
+    with closing(steps) if isinstance(steps, Generator) else nullcontext():
+        for done, step in enumerate(steps, 1):
+            report(done, lambda step=step: preview(step) if preview else None)
+            yield step
+
+
+def reporter(total: int) -> Report:
+    """What to call after each step."""
+    if IN_HOST:
+        return _host_reporter(total)
+    return lambda done, picture: _headless(done, total, picture()) if _headless else None
+
+
+def _host_reporter(total: int) -> Report:
+    from comfy.cli_args import args
+    from comfy.utils import ProgressBar
+
+    bar: Any = ProgressBar(total)
+
+    def report(done: int, picture: Picture) -> None:
+        image = picture()
+        bar.update_absolute(done, total, None if image is None else ("JPEG", image, args.preview_size))
+
+    return report

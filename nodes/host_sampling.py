@@ -1,0 +1,275 @@
+"""From a latent to a latent: the core's loop headless, the host's around the core's solvers in the host."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core.errors import ConfigError, ShapeError
+from ..core.types import Condition
+from .host_condition import Conditioning, conditioning, to_condition
+from .host_env import IN_HOST
+from .host_images import scaled_preview
+from .host_memory import loaded
+from .host_model import is_flow, latent_channels, unwrap_model
+from .host_progress import progress, reporter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..core.diffusion.latent_diffusion import LatentDiffusion
+    from ..core.diffusion.noise import Noise
+
+Latent = dict[str, Any]
+"""{"samples": [B, C, h, w] unscaled, "noise_mask"?: mask, "batch_index"?: list of int}"""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """SAMPLER headless. name: a key of SAMPLERS; eta: see there."""
+
+    name: str
+    eta: float = 1.0
+
+
+def solver(name: str, eta: float = 1.0) -> Any:
+    """A SAMPLER. Raises: ConfigError on an unknown name."""
+    from ..core.samplers import SAMPLERS
+
+    if name not in SAMPLERS:
+        raise ConfigError(f"no sampler is named {name!r}; there are {', '.join(SAMPLERS)}")
+    return _host_solver(Solver(name, eta)) if IN_HOST else Solver(name, eta)
+
+
+def empty_latent(model: Any, vae: Any, width: int, height: int, batch: int) -> Latent:
+    """Zeros in a model's latent space for pictures of width x height pixels, rounded up to whole cells.
+
+    vae: its autoencoder, for the factor where the model does not say it; or None.
+    """
+    ours = unwrap_model(model)
+    if ours is not None:
+        channels, factor = latent_channels(ours), None if ours.autoencoder is None else ours.autoencoder.factor
+    else:
+        form = model.get_model_object("latent_format")
+        channels, factor = form.latent_channels, getattr(form, "spacial_downscale_ratio", None)
+    factor = factor or _factor(vae) or 8
+    return {"samples": torch.zeros(batch, channels, -(-height // factor), -(-width // factor))}
+
+
+def sample(
+    model: Any,
+    sigmas: Tensor,
+    latent: Latent,
+    positive: Conditioning | None,
+    negative: Conditioning | None,
+    sampler: Any,
+    cfg: float,
+    seed: int,
+    noise: Any = None,
+    add_noise: bool = True,
+) -> tuple[Latent, Latent]:
+    """Walk a latent down the noise levels; image i of a batch uses seed + i (mod 2^64).
+
+    sigmas: [n + 1], descending. latent: zeros start from nothing; its noise_mask and batch_index count.
+    positive, negative: None is the model's own empty condition. cfg: 1 is no guidance.
+    sampler: from `solver`, or any SAMPLER in the host. noise: a NOISE that replaces the seed, or None.
+    Returns the latent after the last step and what the model saw in it there, both unscaled.
+    Raises: ConfigError where a stock model is handed no condition; ShapeError for a latent of another model.
+    """
+    run = _sample_in_host if IN_HOST else _sample_headless
+    latent = {**latent, "samples": _fitted(model, latent["samples"])}
+    sampled, denoised = run(model, sigmas, latent, (positive, negative), sampler, cfg, seed, noise, add_noise)
+    return {**latent, "samples": sampled}, {**latent, "samples": denoised}
+
+
+def _fitted(model: Any, z: Tensor) -> Tensor:
+    """The latent; zeros get the channels of the model, as in the host."""
+    ours = unwrap_model(model)
+    if ours is None:
+        from comfy.sample import fix_empty_latent_channels
+
+        return fix_empty_latent_channels(model, z)
+    channels = latent_channels(ours)
+    if z.ndim == 4 and z.shape[1] == channels:
+        return z
+    if z.ndim != 4 or bool(z.any()):
+        raise ShapeError(
+            f"the latent is {tuple(z.shape)}, this model works on [batch, {channels}, height, width]: encode the "
+            "picture with the model's own VAE, or start from Empty Latent"
+        )
+    return z.new_zeros(len(z), channels, *z.shape[2:])
+
+
+def _sample_headless(
+    model: "LatentDiffusion",
+    sigmas: Tensor,
+    latent: Latent,
+    conds: Sequence[Conditioning | None],
+    sampler: Solver,
+    cfg: float,
+    seed: int,
+    noise: Any,
+    add_noise: bool,
+) -> tuple[Tensor, Tensor]:
+    from ..core.diffusion.guidance import guided
+    from ..core.samplers.run import begin
+    from ..core.samplers.run import sample as run
+
+    autoencoder = model.autoencoder
+    with loaded(model) as device:
+        positive, negative = (_core_condition(cond, model, device) for cond in conds)
+        z = latent["samples"].to(device, torch.float32)
+        drawn = _drawn(z, latent, seed, noise)
+        scaled = autoencoder.scale(z) if autoencoder is not None and bool(z.any()) else z
+        steps = run(
+            guided(model.denoise, positive, negative, cfg), scaled, sigmas, sampler=sampler.name, noise=drawn,
+            eta=sampler.eta, mask=latent.get("noise_mask"), add_noise=add_noise, sigma_max=model.table.sigma_max,
+            flow=model.table.flow,
+        )  # fmt: skip
+        start = begin(scaled, drawn.start * add_noise, sigmas, sigma_max=model.table.sigma_max, flow=model.table.flow)
+        ends = start, start
+        for step in progress(steps, len(sigmas) - 1, lambda step: _picture(autoencoder, step.denoised)):
+            ends = step.x, step.denoised
+        sampled, denoised = (_unscaled(autoencoder, end).cpu() for end in ends)
+    return (sampled, denoised) if len(sigmas) else (latent["samples"], latent["samples"])
+
+
+def _drawn(z: Tensor, latent: Latent, seed: int, noise: Any) -> "Noise":
+    """The random numbers of a run, from the seed or from a NOISE."""
+    from ..core.diffusion.noise import seeded
+
+    places = latent.get("batch_index")
+    if noise is None:
+        return seeded(z, seed, places)
+    return replace(seeded(z, noise.seed, places), start=noise.generate_noise(latent).to(z))
+
+
+def _core_condition(cond: Conditioning | None, model: "LatentDiffusion", device: torch.device) -> Condition | None:
+    found = model.null(1) if cond is None else to_condition(cond)
+    return None if found is None else found.map(lambda part: part.to(device))
+
+
+def _unscaled(autoencoder: Any, z: Tensor) -> Tensor:
+    return z if autoencoder is None else autoencoder.unscale(z)
+
+
+def _picture(autoencoder: Any, scaled: Tensor) -> "Image | None":
+    return None if autoencoder is None else scaled_preview(autoencoder, scaled)
+
+
+def _sample_in_host(
+    model: Any,
+    sigmas: Tensor,
+    latent: Latent,
+    conds: Sequence[Conditioning | None],
+    sampler: Any,
+    cfg: float,
+    seed: int,
+    noise: Any,
+    add_noise: bool,
+) -> tuple[Tensor, Tensor]:
+    from comfy.model_management import intermediate_device
+    from comfy.samplers import CFGGuider
+
+    z = latent["samples"]
+    drawn = _drawn(z, latent, seed, noise)
+    guider = CFGGuider(model)
+    guider.set_conds(*_host_conditions(model, conds, cfg))
+    guider.set_cfg(cfg)
+    last: list[Tensor] = []
+    sampled = guider.sample(
+        drawn.start if add_noise else torch.zeros_like(z), z, _placed(sampler, latent), sigmas,
+        denoise_mask=latent.get("noise_mask"), callback=_callback(model, len(sigmas) - 1, last),
+        seed=seed if noise is None else noise.seed,
+    )  # fmt: skip
+    denoised = model.model.process_latent_out(last[0].float()) if last else sampled
+    return sampled.to(intermediate_device()), denoised.to(intermediate_device())
+
+
+def _host_conditions(model: Any, conds: Sequence[Conditioning | None], cfg: float) -> tuple[Conditioning, Conditioning]:
+    """Positive and negative, the model's own empty condition where one is missing."""
+    positive, negative = conds
+    if unwrap_model(model) is not None:
+        null = conditioning(model.model.null)
+        return positive or null, negative or null
+    if positive is None or (negative is None and cfg != 1):
+        raise ConfigError("this model has no empty condition of its own: wire both positive and negative")
+    return positive, negative or positive
+
+
+def _callback(model: Any, total: int, last: list[Tensor]) -> Callable[[int, Tensor, Tensor, int], None]:
+    """The host's callback of a step: progress with a preview, and the last denoised latent kept."""
+    from latent_preview import get_previewer
+
+    ours, report = unwrap_model(model), reporter(total)
+    stock = None if ours is not None else get_previewer(model.load_device, model.get_model_object("latent_format"))
+
+    def picture(denoised: Tensor) -> "Image | None":
+        if ours is not None:
+            return _picture(ours.autoencoder, denoised)
+        return None if stock is None else stock.decode_latent_to_preview(denoised)
+
+    def done(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+        last[:] = [denoised]
+        report(step + 1, partial(picture, denoised))
+
+    return done
+
+
+def _host_solver(chosen: Solver, places: Sequence[int] | None = None) -> Any:
+    """The host's KSAMPLER around one of our solvers; places: the latent's batch_index."""
+    from comfy.samplers import KSAMPLER
+
+    made = KSAMPLER(partial(_solve, chosen, places))
+    made.vitrail = chosen
+    return made
+
+
+def _placed(sampler: Any, latent: Latent) -> Any:
+    """The SAMPLER for one run: ours are told the latent's batch_index."""
+    chosen, places = getattr(sampler, "vitrail", None), latent.get("batch_index")
+    return sampler if chosen is None or places is None else _host_solver(chosen, places)
+
+
+def _solve(
+    chosen: Solver,
+    places: Sequence[int] | None,
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """One of our solvers as the host calls a sampler function. model: (x, sigma [B], **extra_args) -> denoised."""
+    from ..core.diffusion.noise import SEEDS, image_seeds, noise_source
+    from ..core.samplers import SAMPLERS
+
+    given, row = extra_args or {}, SAMPLERS[chosen.name]
+    seeds = image_seeds(given.get("seed") or 0, len(x), places)
+    if row.repaints and given.get("denoise_mask") is not None:
+        model.noise = noise_source(x, [(seed + 1) % SEEDS for seed in seeds])()
+    flow = is_flow(model.inner_model.inner_model.model_sampling)
+    steps = row(
+        lambda x, sigma: model(x, sigma * x.new_ones(len(x)), **given), x, sigmas,
+        noise=noise_source(x, seeds), eta=chosen.eta, flow=flow,
+    )  # fmt: skip
+    with closing(steps), tqdm(total=len(sigmas) - 1, disable=disable) as bar:
+        for step in steps:
+            bar.update()
+            if callback is not None:
+                callback({"i": step.index, "denoised": step.denoised, "x": x, "sigma": step.sigma})
+            x = step.x
+    return x
+
+
+def _factor(vae: Any) -> int | None:
+    """Pixels of a latent's cell, as a VAE of ours or of the host says it."""
+    if vae is None:
+        return None
+    return vae.factor if hasattr(vae, "factor") else int(vae.spacial_compression_encode())

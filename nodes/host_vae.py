@@ -1,0 +1,81 @@
+"""VAE: an autoencoder behind the host's VAE, which brings its batches, tiles and way out of a full memory."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .host_env import IN_HOST
+from .host_memory import Borrowed, patcher_of, working_memory
+
+if TYPE_CHECKING:
+    from ..core.autoencoders.autoencoder import Autoencoder
+
+
+def wrap_vae(autoencoder: "Autoencoder") -> Any:
+    """The VAE of an autoencoder: itself headless, a subclass of the host's VAE in the host."""
+    return _class()(autoencoder) if IN_HOST else autoencoder
+
+
+class FirstStage(Borrowed):
+    """An autoencoder as the host calls it: latents are encoded before they are rounded, and rounded when decoded."""
+
+    vitrail: "Autoencoder"
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> [B, c, h, w]."""
+        return self.vitrail.encode(x.to(self._dtype)).to(x.dtype)
+
+    def decode(self, latent: Tensor, **_: Any) -> Tensor:
+        """[B, c, h, w] -> [B, 3, H, W], about -1..1. Raises: ShapeError for a latent of another autoencoder."""
+        ours = self.vitrail
+        if ours.codebook is not None and latent.shape[1] == ours.config.embed_dim:
+            latent = ours.quantize(latent.float()).latent
+        return ours.decode(latent.to(self._dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.vitrail.post_quant_conv.weight.dtype
+
+
+class HostVAE:
+    """The fields of the host's VAE, filled from an autoencoder instead of from a file.
+
+    Pictures and latents come and go in float32 whatever the weights are, so that codes are chosen exactly.
+    """
+
+    def __init__(self, autoencoder: "Autoencoder") -> None:
+        from comfy import model_management
+
+        factor = autoencoder.factor
+        self.first_stage_model = FirstStage(autoencoder).eval()
+        self.downscale_ratio = self.upscale_ratio = factor
+        self.downscale_index_formula = self.upscale_index_formula = None
+        self.latent_channels, self.latent_dim = autoencoder.config.embed_dim, 2
+        self.output_channels = autoencoder.config.out_channels
+        self.process_input, self.process_output = _to_x, _to_image
+        self.working_dtypes, self.vae_dtype = [torch.float32], torch.float32
+        self.crop_input, self.disable_offload = True, True
+        self.not_video, self.extra_1d_channel = False, None
+        self.device, self.output_device = model_management.vae_device(), model_management.intermediate_device()
+        self.memory_used_encode = lambda shape, _: working_memory(autoencoder, shape)
+        self.memory_used_decode = lambda shape, _: working_memory(
+            autoencoder, (*shape[:2], *(side * factor for side in shape[2:]))
+        )
+        self.patcher = patcher_of(autoencoder, devices=(self.device, model_management.vae_offload_device()))
+
+
+def _to_x(image: Tensor) -> Tensor:
+    return image * 2 - 1
+
+
+def _to_image(x: Tensor) -> Tensor:
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+@cache
+def _class() -> type[Any]:
+    from comfy.sd import VAE
+
+    return type("VitrailVAE", (HostVAE, VAE), {})
