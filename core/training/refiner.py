@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -63,6 +64,7 @@ class RefinerTask(Task):
         scale = recipe.model.scale
         self.large = Pictures(seen, scale * recipe.size)
         self.held_out = Pictures([e for e in examples if e.split != "train"] or seen[:64], scale * recipe.size)
+        self._decoded = lru_cache(maxsize=None)(self._decode)
         self.model.train()
 
     @torch.no_grad()
@@ -77,13 +79,21 @@ class RefinerTask(Task):
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         start, count = self.share(step)
-        large = self.large.batch(order(len(self.large), self.schedule.seed, start, count)).to(self.device)
-        large = torch.where(torch.rand(count, 1, 1, 1, device=self.device) < 0.5, large.flip(3), large)
-        small, large = self.pair(large, round(self.recipe.decoded * count))
+        chosen = order(len(self.large), self.schedule.seed, start, count)
+        large, decoded = self.large.batch(chosen).to(self.device), round(self.recipe.decoded * count)
+        mirrored = torch.rand(count, 1, 1, 1, device=self.device) < 0.5
+        mirrored[:decoded] = False  # an autoencoder's faults have a left and a right
+        small, large = self.pair(torch.where(mirrored, large.flip(3), large), 0)
+        if decoded:
+            small[:decoded] = torch.stack([self._decoded(index) for index in chosen[:decoded]])
         scale, crop = self.recipe.model.scale, min(self.recipe.crop, self.recipe.size)
         top, left = torch.randint(self.recipe.size - crop + 1, (2,)).tolist()
         part = large[..., scale * top : scale * (top + crop), scale * left : scale * (left + crop)]
         return small[..., top : top + crop, left : left + crop], part
+
+    def _decode(self, index: int) -> Tensor:
+        """A small picture as the autoencoder gives it back, [3, size, size] float16: made once, as that is slow."""
+        return self.pair(self.large.batch([index]).to(self.device), 1)[0][0].half()
 
     def update(self, step: int) -> dict[str, float]:
         small, large = self.batch(step)
