@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ..core.errors import ConfigError
 from . import host
 from .spec import InputTypes, Node, given, socket, text
-
-log = logging.getLogger(__name__)
 
 NO_STYLE = ("", "none")
 
@@ -47,22 +44,11 @@ class TextEncode(Node):
     def execute(self, clip: Any, text: str, style: str) -> Any:
         advice = "the model that was opened has no text encoder. Look at Load Latent Diffusion: open one that has"
         encoder = host.unwrap_clip(given(clip, "clip", advice))
-        if encoder is None:
-            return (_encode_stock(clip, text, style),)
-        with host.loaded(encoder):
-            condition = encoder.encode([text], [style])
-        notes = encoder.notes(text)
-        for note in notes:
-            log.warning("%s: %s", self.TITLE, note)
-        result = (host.conditioning(condition),)
+        if encoder is None and style.strip().lower() not in NO_STYLE:
+            raise ConfigError(f'this text encoder has no styles, so no "{style}": leave it empty, name it in the text')
+        notes = encoder.notes(text) if encoder is not None else []
+        result = (host.encode_text(clip, text, style),)
         return {"ui": {"text": notes}, "result": result} if notes else result
-
-
-def _encode_stock(clip: Any, text: str, style: str) -> Any:
-    """What a text encoder of the host makes of a text. Raises: ConfigError for a style, which it has none of."""
-    if style.strip().lower() not in NO_STYLE:
-        raise ConfigError(f'this text encoder has no styles, so no "{style}": leave style empty, write it in the text')
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 NODES = (TextEncode,)

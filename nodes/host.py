@@ -13,7 +13,7 @@
 Only the modules host*.py import ComfyUI, and only inside functions.
 """
 
-from .host_clip import unwrap_clip, wrap_clip
+from .host_clip import encode_text, unwrap_clip, wrap_clip
 from .host_condition import Conditioning, conditioning, to_condition
 from .host_env import IN_HOST, headless_device, set_headless_device
 from .host_files import changed, find, names
@@ -33,6 +33,7 @@ __all__ = [
     "changed",
     "conditioning",
     "empty_latent",
+    "encode_text",
     "find",
     "headless_device",
     "loaded",

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .host_condition import conditioning
+from .host_condition import Conditioning, conditioning
 from .host_env import IN_HOST
-from .host_memory import patcher_of
+from .host_memory import loaded, patcher_of
 
 if TYPE_CHECKING:
     from ..core.text.encoder import StyleTextEncoder
@@ -41,6 +41,27 @@ def unwrap_clip(clip: Any) -> "StyleTextEncoder | None":
     return getattr(clip.cond_stage_model, "encoder", None) if hasattr(clip, "cond_stage_model") else clip
 
 
+def encode_text(clip: Any, text: str, style: str = "") -> Conditioning:
+    """The CONDITIONING of a text, what a person should know about it logged.
+
+    clip: any CLIP; in the host it encodes itself, so that LoRAs and hooks on it count.
+    style: a name, "" or "none" for any; only for text encoders of ours.
+    Raises: ConfigError on an unknown style, with those known.
+    """
+    encoder = unwrap_clip(clip)
+    if encoder is clip:
+        _tell(encoder, text)
+        with loaded(encoder):
+            return conditioning(encoder.encode([text], [style]))
+    tokens = clip.tokenize(text)
+    return clip.encode_from_tokens_scheduled(tokens if encoder is None else {**tokens, "style": style})
+
+
+def _tell(encoder: "StyleTextEncoder", text: str) -> None:
+    if notes := encoder.notes(text):
+        log.warning('in the text "%s": %s', text.strip(), "; ".join(notes))
+
+
 class Tokenizer:
     """The host's first half: a text stays a text, and what a person should know about it is logged."""
 
@@ -48,8 +69,7 @@ class Tokenizer:
         self.encoder = encoder
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> Tokens:
-        if notes := self.encoder.notes(text):
-            log.warning('in the text "%s": %s', text.strip(), "; ".join(notes))
+        _tell(self.encoder, text)
         return {"text": text}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -64,7 +84,7 @@ class TextStage(nn.Module):
         self.encoder = encoder
 
     def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
-        [[context, extra]] = conditioning(self.encoder.encode([tokens["text"]]))
+        [[context, extra]] = conditioning(self.encoder.encode([tokens["text"]], [tokens.get("style")]))
         return context, extra.get("pooled_output")
 
     def set_clip_options(self, options: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ class LoadDiffusion(Node):
         autoencoder, conditioner = model.autoencoder, model.conditioner
         for part, output in ((conditioner, "clip"), (autoencoder, "vae")):
             if part is None:
-                log.warning("%s has none of its own for the output %s: it is empty", name, output)
+                log.warning("%s has no part for the output %s: it is empty", name, output)
         clip = None if conditioner is None else host.wrap_clip(conditioner)
         vae = None if autoencoder is None else host.wrap_vae(autoencoder)
         return host.wrap_model(model), clip, vae, _with_codebook(autoencoder, name)

@@ -1,0 +1,247 @@
+"""Nodes between pictures, latents and codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.errors import ConfigError, ShapeError
+from vitrail.core.types import Codes
+from vitrail.nodes import tiling
+from vitrail.nodes.codes import VIEWS, CodebookInspect, CodesToLatent, LatentToCodes, VQDecode, VQEncode
+
+Pictures = Callable[..., Tensor]
+
+CODES, FACTOR = 32, 4
+
+
+def encode(image: Tensor, model: Any, tile_size: int = 0) -> tuple[Codes, dict[str, Tensor]]:
+    return VQEncode().execute(image=image, vq_model=model, tile_size=tile_size)
+
+
+def decode(model: Any, *, quantize: bool = True, tile_size: int = 0, **source: Any) -> Tensor:
+    return VQDecode().execute(vq_model=model, quantize=quantize, tile_size=tile_size, **source)[0]
+
+
+def inspect(model: Any, view: str = "atlas", code: int = 0, **source: Any) -> dict[str, Any]:
+    return CodebookInspect().execute(vq_model=model, view=view, code=code, **source)
+
+
+@pytest.fixture
+def codes(vq_model: Autoencoder, pictures: Pictures) -> Codes:
+    return encode(pictures(3), vq_model)[0]
+
+
+# VQ Encode
+
+
+def test_encode_gives_the_cores_codes_and_the_latent_before_rounding(vq_model: Autoencoder, pictures: Pictures) -> None:
+    image = pictures(3)
+    codes, latent = encode(image, vq_model)
+    z = vq_model.encode(image.movedim(-1, 1) * 2 - 1)
+    torch.testing.assert_close(latent["samples"], z)
+    assert torch.equal(codes.indices, vq_model.quantize(z).indices)
+    assert (codes.codebook_size, codes.factor, codes.image_size) == (CODES, FACTOR, (32, 32))
+    assert codes.indices.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 17), (5, 33), (1, 1)])
+def test_odd_sizes_are_padded_and_cropped_back(
+    vq_model: Autoencoder, pictures: Pictures, height: int, width: int
+) -> None:
+    codes, _ = encode(pictures(2, height, width), vq_model)
+    assert codes.image_size == (height, width)
+    assert codes.indices.shape == (2, -(-height // FACTOR), -(-width // FACTOR))
+    assert decode(vq_model, codes=codes).shape == (2, height, width, 3)
+
+
+def test_alpha_is_laid_on_white(vq_model: Autoencoder, pictures: Pictures) -> None:
+    clear = torch.cat([pictures(1), torch.zeros(1, 32, 32, 1)], dim=3)
+    assert torch.equal(encode(clear, vq_model)[0].indices, encode(torch.ones(1, 32, 32, 3), vq_model)[0].indices)
+    solid = torch.cat([pictures(1), torch.ones(1, 32, 32, 1)], dim=3)
+    torch.testing.assert_close(encode(solid, vq_model)[1]["samples"], encode(pictures(1), vq_model)[1]["samples"])
+
+
+def test_encode_in_tiles_sees_enough_of_the_surroundings(local_model: Autoencoder, pictures: Pictures) -> None:
+    image = pictures(2, 201, 134)
+    whole, *tiled = (encode(image, local_model, tile_size)[1]["samples"] for tile_size in (0, 64, 96, 256))
+    for latent in tiled:
+        torch.testing.assert_close(latent, whole)
+
+
+def test_tiles_of_a_normalised_model_are_near(vq_model: Autoencoder, pictures: Pictures) -> None:
+    image = pictures(1, 200, 136)
+    whole, tiled = (encode(image, vq_model, tile_size)[1]["samples"] for tile_size in (0, 128))
+    assert 0 < (tiled - whole).abs().mean() < 0.5 * whole.std()
+
+
+# VQ Decode
+
+
+def test_decode_of_codes_is_the_cores(vq_model: Autoencoder, codes: Codes) -> None:
+    x = vq_model.decode(vq_model.lookup(codes.indices))
+    torch.testing.assert_close(decode(vq_model, codes=codes), ((x + 1) / 2).clamp(0, 1).movedim(1, -1))
+
+
+def test_decode_of_a_latent_rounds_it_where_asked(vq_model: Autoencoder, pictures: Pictures) -> None:
+    codes, latent = encode(pictures(3), vq_model)
+    torch.testing.assert_close(decode(vq_model, latent=latent), decode(vq_model, codes=codes))
+    x = vq_model.decode(latent["samples"])
+    plain = decode(vq_model, latent=latent, quantize=False)
+    torch.testing.assert_close(plain, ((x + 1) / 2).clamp(0, 1).movedim(1, -1))
+    assert not torch.allclose(plain, decode(vq_model, latent=latent), atol=1e-3)
+
+
+def test_decode_in_tiles_shows_no_seams(local_model: Autoencoder, pictures: Pictures) -> None:
+    codes, _ = encode(pictures(2, 150, 201), local_model)
+    whole, tiled, covering = (decode(local_model, codes=codes, tile_size=tile_size) for tile_size in (0, 128, 256))
+    torch.testing.assert_close(tiled, whole, atol=5e-3, rtol=0)
+    torch.testing.assert_close(covering, whole)
+
+
+def test_decode_takes_exactly_one_of_codes_and_latent(vq_model: Autoencoder, codes: Codes) -> None:
+    with pytest.raises(ConfigError, match="neither"):
+        decode(vq_model)
+    with pytest.raises(ConfigError, match="both"):
+        decode(vq_model, codes=codes, latent={"samples": torch.zeros(1, 4, 8, 8)})
+
+
+@pytest.mark.parametrize("node", [VQDecode, CodesToLatent, CodebookInspect])
+def test_codes_of_another_codebook_name_both(other_model: Autoencoder, codes: Codes, node: Any) -> None:
+    extra = {VQDecode: {"quantize": True, "tile_size": 0}, CodebookInspect: {"view": "usage", "code": 0}}.get(node, {})
+    with pytest.raises(ShapeError, match="32 codes, 4 pixels each; this autoencoder has 64 codes of 4 pixels"):
+        node().execute(vq_model=other_model, codes=codes, **extra)
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_a_latent_of_other_channels_is_refused(vq_model: Autoencoder, quantize: bool) -> None:
+    with pytest.raises(ShapeError, match=r"\(1, 16, 8, 8\); this autoencoder takes \[batch, 4"):
+        decode(vq_model, latent={"samples": torch.zeros(1, 16, 8, 8)}, quantize=quantize)
+
+
+# Codes to Latent, Latent to Codes
+
+
+def test_codes_to_latent_and_back(vq_model: Autoencoder, codes: Codes) -> None:
+    (latent,) = CodesToLatent().execute(vq_model=vq_model, codes=codes)
+    torch.testing.assert_close(latent["samples"], vq_model.lookup(codes.indices))
+    (back,) = LatentToCodes().execute(vq_model=vq_model, latent=latent)
+    assert torch.equal(back.indices, codes.indices)
+    assert back.image_size == (32, 32)
+
+
+def test_latent_to_codes_knows_the_full_size(vq_model: Autoencoder) -> None:
+    (codes,) = LatentToCodes().execute(vq_model=vq_model, latent={"samples": torch.zeros(2, 4, 3, 5)})
+    assert (codes.image_size, codes.factor, codes.codebook_size) == ((12, 20), FACTOR, CODES)
+
+
+# Codebook Inspect
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_of_codes(vq_model: Autoencoder, codes: Codes, view: str) -> None:
+    found = inspect(vq_model, view, codes=codes)
+    picture, report, perplexity, used = found["result"]
+    assert picture.ndim == 4 and picture.shape[3] == 3 and picture.min() >= 0 and picture.max() <= 1
+    assert len(picture) == (3 if view == "token map" else 1)
+    said = json.loads(report)
+    assert used == len(codes.indices.unique()) == said["used"]
+    assert said["tokens"] == 3 * 8 * 8 and said["codes"] == CODES
+    assert perplexity == pytest.approx(said["perplexity"], abs=1e-3)
+    assert 1 <= perplexity <= used
+    assert str(used) in found["ui"]["text"][0]
+
+
+@pytest.mark.parametrize("view", [view for view in VIEWS if view != "token map"])
+def test_every_view_of_the_codebook_alone(vq_model: Autoencoder, view: str) -> None:
+    picture, report, perplexity, used = inspect(vq_model, view)["result"]
+    assert picture.std() > 0 and (perplexity, used) == (0.0, 0)
+    assert "used" not in json.loads(report)
+
+
+def test_inspect_encodes_pictures_itself(vq_model: Autoencoder, pictures: Pictures) -> None:
+    image = pictures(2, 30, 22, channels=4)
+    by_image = inspect(vq_model, "token map", image=image)["result"]
+    by_codes = inspect(vq_model, "token map", codes=encode(image, vq_model)[0])["result"]
+    assert torch.equal(by_image[0], by_codes[0]) and by_image[1:] == by_codes[1:]
+    assert by_image[0].shape == (2, 30, 22, 3)
+
+
+def test_inspect_says_what_is_missing(vq_model: Autoencoder) -> None:
+    with pytest.raises(ConfigError, match="needs codes or an image"):
+        inspect(vq_model, "token map")
+    with pytest.raises(ConfigError, match="there is no code 32; this codebook has 0 to 31"):
+        inspect(vq_model, "neighbours", code=CODES)
+
+
+# Parts that a file lacks
+
+
+@pytest.mark.parametrize(
+    ("node", "others"),
+    [
+        (VQEncode, {"image": torch.zeros(1, 8, 8, 3), "tile_size": 0}),
+        (VQDecode, {"quantize": True, "tile_size": 0}),
+        (CodebookInspect, {"view": "atlas", "code": 0}),
+        (CodesToLatent, {"codes": None}),
+        (LatentToCodes, {"latent": None}),
+    ],
+)
+def test_an_empty_model_says_where_to_look(node: Any, others: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match='"vq_model" is empty.*Load VQ Autoencoder'):
+        node().execute(vq_model=None, **others)
+
+
+def test_an_autoencoder_without_codebook_says_so(kl_model: Autoencoder, codes: Codes) -> None:
+    with pytest.raises(ConfigError, match="no codebook"):
+        LatentToCodes().execute(vq_model=kl_model, latent={"samples": torch.zeros(1, 4, 8, 8)})
+    with pytest.raises(ConfigError, match="no codebook"):
+        inspect(kl_model)
+
+
+# Memory
+
+
+class Small:
+    """Stands for an autoencoder's method on a machine that has room for `cells` cells at once."""
+
+    def __init__(self, method: Callable[[Tensor], Tensor], cells: int, factor: int) -> None:
+        self.method, self.cells, self.factor = method, cells, factor
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.seen.append(tuple(x.shape))
+        if len(x) * x.shape[2] * x.shape[3] // self.factor**2 > self.cells:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.method(x)
+
+
+@pytest.mark.parametrize("cells", [64 * 64, 60 * 60])
+def test_out_of_memory_splits_the_batch_then_the_pictures(
+    local_model: Autoencoder, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    x = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = local_model.encode(x)
+    for name, value, factor in (("encode", x, FACTOR), ("decode", z, 1)):
+        whole = getattr(local_model, name)(value)
+        small = Small(getattr(local_model, name), cells, factor)
+        with monkeypatch.context() as patch:
+            patch.setattr(local_model, name, small)
+            found = getattr(tiling, name)(local_model, value)
+        assert [shape[0] for shape in small.seen[:2]] == [2, 1]
+        torch.testing.assert_close(found, whole, atol=2e-2, rtol=0)
+
+
+def test_out_of_memory_to_the_end_is_an_error(vq_model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrail.core.errors import VitrailError
+
+    for name, value in (("encode", torch.zeros(1, 3, 128, 128)), ("decode", torch.zeros(1, 4, 32, 32))):
+        monkeypatch.setattr(vq_model, name, Small(getattr(vq_model, name), 0, 1))
+        with pytest.raises(VitrailError, match="memory ran out even with tiles of"):
+            getattr(tiling, name)(vq_model, value)

@@ -1,0 +1,146 @@
+"""Nodes that open files, on tiny files of each kind; and what importing the nodes costs."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.checkpoints import save_model
+from vitrail.core.diffusion.latent_diffusion import LatentDiffusion
+from vitrail.core.errors import CheckpointError, ConfigError
+from vitrail.core.refine import Refiner
+from vitrail.nodes import host
+from vitrail.nodes.loaders import DTYPES, LoadAutoencoder, LoadDiffusion, LoadRefiner
+
+SETTINGS = {"dtype": "auto", "config": "auto"}
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vq_model: Autoencoder,
+    kl_model: Autoencoder,
+    diffusion: LatentDiffusion,
+    refiner: Refiner,
+) -> Path:
+    """A folder that names are looked up in."""
+    save_model(vq_model, tmp_path / "tiny-autoencoder.safetensors")
+    save_model(kl_model, tmp_path / "kl.safetensors")
+    save_model(diffusion, tmp_path / "tiny-diffusion.safetensors")
+    save_model(refiner, tmp_path / "tiny-refiner.safetensors")
+    monkeypatch.setattr(host, "find", lambda name, kind: tmp_path / name)
+    return tmp_path
+
+
+def same(found: nn.Module, expected: nn.Module) -> None:
+    state = found.state_dict()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(state[name], tensor)
+
+
+def test_an_autoencoder_comes_out_whole(folder: Path, vq_model: Autoencoder) -> None:
+    found, vae = LoadAutoencoder().execute(name="tiny-autoencoder.safetensors", **SETTINGS)
+    same(found, vq_model)
+    assert vae is not None and not found.training
+
+
+def test_an_autoencoder_without_codebook_has_no_vq_model(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found, vae = LoadAutoencoder().execute(name="kl.safetensors", **SETTINGS)
+    assert found is None and vae is not None
+    assert "kl.safetensors" in caplog.text and "vq_model" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_have_the_dtype_asked_for(folder: Path, dtype: str) -> None:
+    found, _ = LoadAutoencoder().execute(name="tiny-autoencoder.safetensors", dtype=dtype, config="auto")
+    assert found.decoder.conv_in.weight.dtype == (DTYPES[dtype] or torch.float32)
+    assert found.codebook.dtype == torch.float32
+
+
+def test_a_diffusion_model_brings_all_its_parts(
+    folder: Path, diffusion: LatentDiffusion, vq_model: Autoencoder
+) -> None:
+    model, clip, vae, found = LoadDiffusion().execute(name="tiny-diffusion.safetensors", prediction="auto", **SETTINGS)
+    same(host.unwrap_model(model), diffusion)
+    same(host.unwrap_clip(clip), diffusion.conditioner)
+    same(found, vq_model)
+    assert vae is not None
+
+
+def test_a_prediction_can_be_given(folder: Path) -> None:
+    model, *_ = LoadDiffusion().execute(name="tiny-diffusion.safetensors", prediction="x0", **SETTINGS)
+    assert host.unwrap_model(model).prediction == "x0"
+    with pytest.raises(ConfigError, match="does not go with"):
+        LoadDiffusion().execute(name="tiny-diffusion.safetensors", prediction="flow", **SETTINGS)
+
+
+def test_a_diffusion_model_may_lack_parts(
+    folder: Path, diffusion: LatentDiffusion, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dataclasses import replace
+
+    bare = LatentDiffusion(replace(diffusion.config, text=None))
+    save_model(bare, folder / "bare.safetensors")
+    with caplog.at_level(logging.WARNING):
+        model, *parts = LoadDiffusion().execute(name="bare.safetensors", prediction="auto", **SETTINGS)
+    assert model is not None and parts == [None, None, None]
+    assert all(f"output {name}" in caplog.text for name in ("clip", "vae"))
+
+
+def test_a_refiner_comes_out_twice(folder: Path, refiner: Refiner) -> None:
+    found, upscaler = LoadRefiner().execute(name="tiny-refiner.safetensors", dtype="auto")
+    same(found, refiner)
+    assert upscaler.scale == 2
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(upscaler(image), refiner(image))
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "right"),
+    [
+        (LoadAutoencoder, "tiny-diffusion.safetensors", "Load Latent Diffusion"),
+        (LoadDiffusion, "tiny-refiner.safetensors", "Load GAN Refiner"),
+        (LoadRefiner, "tiny-autoencoder.safetensors", "Load VQ Autoencoder"),
+    ],
+)
+def test_another_kind_of_file_names_its_loader(folder: Path, node: Any, name: str, right: str) -> None:
+    extra = {LoadDiffusion: {"prediction": "auto", "config": "auto"}, LoadAutoencoder: {"config": "auto"}}.get(node, {})
+    with pytest.raises(ConfigError, match=f"{name} holds .*{right}"):
+        node().execute(name=name, dtype="auto", **extra)
+
+
+def test_a_file_that_is_no_model_is_an_error(folder: Path) -> None:
+    (folder / "broken.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="broken.safetensors"):
+        LoadAutoencoder().execute(name="broken.safetensors", **SETTINGS)
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no-such-file"):
+        LoadRefiner().execute(name="no-such-file.safetensors", dtype="auto")
+
+
+def test_a_config_beside_one_of_our_own_files_is_refused(folder: Path) -> None:
+    (folder / "other.json").write_text("{}")
+    with pytest.raises(ConfigError, match="carries its own config"):
+        LoadAutoencoder().execute(name="tiny-autoencoder.safetensors", dtype="auto", config="other.json")
+
+
+def test_importing_the_nodes_imports_no_network() -> None:
+    code = (
+        "import sys, torch, vitrail.nodes; "
+        "print([n for n in sys.modules if n.startswith('vitrail.core.') and n.split('.')[2] in "
+        "('autoencoders', 'bottlenecks', 'diffusion', 'samplers', 'refine', 'checkpoints', 'training', 'text')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
