@@ -42,6 +42,8 @@ def wrap_model(diffusion: "LatentDiffusion") -> Any:
     model.null = diffusion.null(1) or Condition()
     model.diffusion_model = HostNetwork(diffusion.network)
     model.model_sampling = _host_sampling(diffusion)
+    if diffusion.autoencoder is not None:
+        colours(diffusion.autoencoder)  # now: in mid-run the host may hold parts of it elsewhere
     return patcher_of(diffusion.network, model.eval())
 
 

@@ -183,7 +183,8 @@ def _sample_in_host(
     guider.set_cfg(cfg)
     last: list[Tensor] = []
     sampled = guider.sample(
-        drawn.start if add_noise else torch.zeros_like(z), z, _placed(sampler, latent), sigmas,
+        drawn.start if add_noise else torch.zeros_like(z), z, _placed(sampler, latent),
+        sigmas.clone(),  # a copy: the host's uni_pc writes into its sigmas, which another run may still need
         denoise_mask=latent.get("noise_mask"), callback=_callback(model, len(sigmas) - 1, last),
         seed=seed if noise is None else noise.seed,
     )  # fmt: skip
