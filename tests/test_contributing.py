@@ -16,6 +16,8 @@ from vitrail.core.checkpoints.family import family_of
 from vitrail.core.checkpoints.keymap import translate
 from vitrail.core.checkpoints.read import read_header, read_tensors
 from vitrail.core.samplers import SAMPLERS, Sampler
+from vitrail.core.types import Codes
+from vitrail.nodes import NODE_CLASS_MAPPINGS
 
 PAGE = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- runs in ([\w.]+) -->\n```python\n(.*?)```", PAGE, re.DOTALL)
@@ -60,6 +62,15 @@ def test_the_family_opens_its_files(tmp_path: Path) -> None:
     tensors = read_tensors(header)
     model = family.build(settings)
     model.load_state_dict({new: tensors[old] for old, new in translate(family.keys(settings), tensors).items()})
+
+
+def test_the_node_works() -> None:
+    node = run("vitrail.nodes")["MirrorCodes"]
+    assert set(node.INPUT_TYPES()["required"]) == {"codes", "upside_down"}
+    codes = Codes(indices=torch.arange(6).reshape(1, 2, 3), codebook_size=6, factor=4, image_size=(8, 12))
+    assert node().execute(codes, False)[0].indices.tolist() == [[[2, 1, 0], [5, 4, 3]]]
+    assert node().execute(codes, True)[0].indices.tolist() == [[[3, 4, 5], [0, 1, 2]]]
+    assert node.ID not in NODE_CLASS_MAPPINGS, "the page's example has become real: choose another"
 
 
 def test_every_block_is_run() -> None:
