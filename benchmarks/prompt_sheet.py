@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+
 from vitrail.core.checkpoints import load, shipped_path
 from vitrail.core.training.evaluation import Settings, draw
 

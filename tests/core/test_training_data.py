@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
 from vitrail.core.errors import ConfigError
 from vitrail.core.training.captions import caption, colour_of, vocabulary
 from vitrail.core.training.data import Example, Pictures, order, read_examples

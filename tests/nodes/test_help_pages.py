@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vitrail.nodes import NODE_CLASS_MAPPINGS
 
 PAGES = Path(__file__).parents[2] / "web" / "docs"
