@@ -16,6 +16,7 @@ from vitrail.core.diffusion.latent_diffusion import LatentDiffusion
 from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.core.refine import Refiner
 from vitrail.nodes import host
+from vitrail.nodes.codes import VQDecode, VQEncode
 from vitrail.nodes.loaders import DTYPES, LoadAutoencoder, LoadDiffusion, LoadRefiner
 
 SETTINGS = {"dtype": "auto", "config": "auto"}
@@ -63,6 +64,17 @@ def test_weights_have_the_dtype_asked_for(folder: Path, dtype: str) -> None:
     found, _ = LoadAutoencoder().execute(name="tiny-autoencoder.safetensors", dtype=dtype, config="auto")
     assert found.decoder.conv_in.weight.dtype == (DTYPES[dtype] or torch.float32)
     assert found.codebook.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_encodes_and_decodes(folder: Path, vq_model: Autoencoder, dtype: str) -> None:
+    found, _ = LoadAutoencoder().execute(name="tiny-autoencoder.safetensors", dtype=dtype, config="auto")
+    image = torch.rand(2, 18, 13, 3, generator=torch.Generator().manual_seed(0))
+    codes, latent = VQEncode().execute(image=image, vq_model=found, tile_size=0)
+    (decoded,) = VQDecode().execute(vq_model=found, codes=codes, quantize=True, tile_size=0)
+    (expected,) = VQDecode().execute(vq_model=vq_model, codes=codes, quantize=True, tile_size=0)
+    assert latent["samples"].dtype == decoded.dtype == torch.float32 and decoded.shape == image.shape
+    torch.testing.assert_close(decoded, expected, atol=0.05, rtol=0)
 
 
 def test_a_diffusion_model_brings_all_its_parts(
