@@ -28,9 +28,6 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / "vitrail.json"
 CONSTRAINTS = ROOT / "constraints.txt"
 DEMO = ROOT / "example_workflows" / "prompt-to-picture.json"
-CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch keeps its builds without CUDA, for machines whose own index has none."""
-
 OLDEST_PIP = (22, 2)
 """First pip that can report what it would install."""
 
@@ -38,7 +35,7 @@ OLDEST_PIP = (22, 2)
 def main() -> int:
     options, rest = parser().parse_known_args()
     try:
-        prepare(extras=("test",) if options.command == "test" else (), gpu=options.gpu)
+        prepare(extras=("test",) if options.command == "test" else ())
         return demo(rest) if options.command == "demo" else test(rest, slow=options.slow)
     except subprocess.CalledProcessError as error:
         return fail(f"this command failed with status {error.returncode}: {' '.join(map(str, error.cmd))}")
@@ -50,7 +47,6 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("command", choices=("demo", "test"), help="demo: pictures in output/; test: linter and tests")
     made.add_argument("--slow", action="store_true", help="with test: the slow tests too")
-    made.add_argument("--gpu", action="store_true", help="torch with CUDA, several GB, on Linux")
     return made
 
 
@@ -74,9 +70,9 @@ def test(rest: Sequence[str], *, slow: bool) -> int:
 # The environment
 
 
-def prepare(*, extras: Sequence[str], gpu: bool) -> None:
+def prepare(*, extras: Sequence[str]) -> None:
     """Make .venv and install into it, unless a stamp says that this was done with the same versions."""
-    wanted, stamp = fingerprint(gpu), read_stamp()
+    wanted, stamp = fingerprint(), read_stamp()
     if stamp.get("fingerprint") == wanted and set(extras) <= set(stamp["extras"]):
         return
     start = time.perf_counter()
@@ -84,7 +80,7 @@ def prepare(*, extras: Sequence[str], gpu: bool) -> None:
     if stamp.get("fingerprint") != wanted:
         make_venv()
         pip("install", "-c", CONSTRAINTS, "setuptools")
-        install_torch(gpu)
+        install_torch()
     group = f"[{','.join(extras)}]" if extras else ""
     print("Installing Vitrail and what it needs ...", flush=True)
     pip("install", "-c", CONSTRAINTS, "--no-build-isolation", "-e", f"{ROOT}{group}")
@@ -93,11 +89,11 @@ def prepare(*, extras: Sequence[str], gpu: bool) -> None:
     print(f"Set up in {time.perf_counter() - start:.0f} s.", flush=True)
 
 
-def fingerprint(gpu: bool) -> str:
+def fingerprint() -> str:
     """Changes with the versions asked for, with this Python, and with the folder (a moved .venv does not work)."""
     digest = hashlib.sha256()
     files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", CONSTRAINTS.name)]
-    for part in (*files, sys.version.encode(), str(ROOT).encode(), b"gpu" if gpu else b"cpu"):
+    for part in (*files, sys.version.encode(), str(ROOT).encode()):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 
@@ -124,19 +120,17 @@ def make_venv() -> None:
         pip("install", "--upgrade", "pip")
 
 
-def install_torch(gpu: bool) -> None:
-    """The pinned torch, without CUDA unless asked for: from the configured index, or else PyTorch's own CPU build."""
+def install_torch() -> None:
+    """The pinned torch as pip's own settings find it: a CPU build where one is at hand."""
     torch = next(line.strip() for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
-    source = [] if gpu or not brings_cuda(torch) else ["--index-url", CPU_BUILDS]
+    if brings_cuda(torch):
+        print(
+            f"pip finds only a build of {torch} with CUDA, several GB. To take a smaller one, stop here (Ctrl-C), point "
+            "PIP_FIND_LINKS or PIP_INDEX_URL at a place that has a CPU build, and call this again.",
+            flush=True,
+        )
     print(f"Installing {torch} ...", flush=True)
-    try:
-        pip("install", "--no-deps", *source, torch)
-    except subprocess.CalledProcessError:
-        if source:
-            print(
-                f"No CPU build of {torch} can be had here; --gpu takes the one with CUDA, several GB.", file=sys.stderr
-            )
-        raise
+    pip("install", torch)
 
 
 def brings_cuda(requirement: str) -> bool:
