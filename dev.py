@@ -72,30 +72,40 @@ def test(rest: Sequence[str], *, slow: bool) -> int:
 
 def prepare(*, extras: Sequence[str]) -> None:
     """Make .venv and install into it, unless a stamp says that this was done with the same versions."""
-    wanted, stamp = fingerprint(), read_stamp()
-    if stamp.get("fingerprint") == wanted and set(extras) <= set(stamp["extras"]):
+    stamp, base, versions = read_stamp(), fingerprint_of_base(), fingerprint_of_versions()
+    same_base = stamp.get("base") == base
+    if same_base and stamp["versions"] == versions and set(extras) <= set(stamp["extras"]):
         return
     start = time.perf_counter()
     print(f"Setting up {VENV} (once; a minute or two) ...", flush=True)
-    if stamp.get("fingerprint") != wanted:
+    if not same_base:
         make_venv()
         pip("install", "-c", CONSTRAINTS, "setuptools")
         install_torch()
-    group = f"[{','.join(extras)}]" if extras else ""
     print("Installing Vitrail and what it needs ...", flush=True)
+    wanted = sorted({*extras, *(stamp["extras"] if same_base else ())})
+    group = f"[{','.join(wanted)}]" if wanted else ""
     pip("install", "-c", CONSTRAINTS, "--no-build-isolation", "-e", f"{ROOT}{group}")
-    installed = sorted({*stamp.get("extras", ()), *extras} if stamp.get("fingerprint") == wanted else extras)
-    STAMP.write_text(json.dumps({"fingerprint": wanted, "extras": installed}))
+    STAMP.write_text(json.dumps({"base": base, "versions": versions, "extras": wanted}))
     print(f"Set up in {time.perf_counter() - start:.0f} s.", flush=True)
 
 
-def fingerprint() -> str:
-    """Changes with the versions asked for, with this Python, and with the folder (a moved .venv does not work)."""
-    digest = hashlib.sha256()
-    files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", CONSTRAINTS.name)]
-    for part in (*files, sys.version.encode(), str(ROOT).encode()):
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+def fingerprint_of_base() -> str:
+    """Changes with this Python, with torch, and with the folder (a moved .venv does not work): start anew."""
+    return fingerprint(sys.version, sys.executable, str(ROOT), torch_pin())
+
+
+def fingerprint_of_versions() -> str:
+    """Changes with what is asked for: install again into the .venv that is there."""
+    return fingerprint(*((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", CONSTRAINTS.name)))
+
+
+def fingerprint(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def torch_pin() -> str:
+    return next(line.strip() for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
 
 
 def read_stamp() -> dict:
@@ -122,11 +132,11 @@ def make_venv() -> None:
 
 def install_torch() -> None:
     """The pinned torch as pip's own settings find it: a CPU build where one is at hand."""
-    torch = next(line.strip() for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
+    torch = torch_pin()
     if brings_cuda(torch):
         print(
-            f"pip finds only a build of {torch} with CUDA, several GB. To take a smaller one, stop here (Ctrl-C), point "
-            "PIP_FIND_LINKS or PIP_INDEX_URL at a place that has a CPU build, and call this again.",
+            f"pip finds only a build of {torch} with CUDA, several GB. To take a smaller one, stop here (Ctrl-C), "
+            "point PIP_FIND_LINKS or PIP_INDEX_URL at a place that has a CPU build, and call this again.",
             flush=True,
         )
     print(f"Installing {torch} ...", flush=True)
