@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import torch
 from host_client import Rejected, Run
@@ -58,13 +59,28 @@ def imports_quickly(host: Host) -> str:
     return f"{figures}; the host's log line: {host.server.import_seconds:.1f} s"
 
 
-def registers_every_node(host: Host) -> str:
+def our_nodes(host: Host) -> dict[str, Any]:
+    """What the host says of the nodes that it found in this pack."""
     module = f"custom_nodes.{LINK_NAME}"
-    ours = {name: entry for name, entry in host.info.items() if entry.get("python_module") == module}
+    return {name: entry for name, entry in host.info.items() if entry.get("python_module") == module}
+
+
+def registers_every_node(host: Host) -> str:
+    ours = our_nodes(host)
     assert ours and all(name.startswith("Vitrail") for name in ours), sorted(ours)
     bare = [n for n, entry in ours.items() if not entry["description"] or not entry["category"].startswith("Vitrail")]
     assert not bare, f"no description or category: {bare}"
     return f"{len(ours)} nodes"
+
+
+def serves_help(host: Host) -> str:
+    names, pages = our_nodes(host), sorted((PACK / "web" / "docs").glob("*/*.md"))
+    lacking = sorted(names.keys() - {page.parent.name for page in pages if page.name == "en.md"})
+    assert names and not lacking, f"no help for {lacking}"
+    for page in pages:  # the page asks for them by the name of the pack's folder
+        served = host.client.text(f"/extensions/{LINK_NAME}/docs/{page.parent.name}/{page.name}")
+        assert served == page.read_text(encoding="utf-8"), page
+    return f"{len(pages)} pages in {', '.join(sorted({page.stem for page in pages}))}"
 
 
 def stock_nodes_run_our_parts(host: Host) -> str:
@@ -238,6 +254,7 @@ Check = Callable[[Host], str]
 CHECKS: dict[str, Check] = {
     "import adds less than 50 ms": imports_quickly,
     "every node is registered, with a description": registers_every_node,
+    "the host serves help for each node": serves_help,
     "stock KSampler, CLIPTextEncode, VAEDecode run our MODEL, CLIP, VAE": stock_nodes_run_our_parts,
     "stock VAEEncode runs our VAE": stock_vae_encodes_like_ours,
     "our sampler runs SIGMAS of stock schedulers": our_sampler_takes_stock_sigmas,

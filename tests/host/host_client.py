@@ -114,9 +114,14 @@ class Client:
     base: Path
     timeout: float = 300.0
 
-    def get(self, path: str) -> Any:
+    def text(self, path: str) -> str:
+        """GET; urllib's HTTPError where there is no such page."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=self.timeout) as reply:
-            return json.load(reply)
+            return reply.read().decode()
+
+    def get(self, path: str) -> Any:
+        """GET JSON."""
+        return json.loads(self.text(path))
 
     def post(self, path: str, body: Any) -> Any:
         """Post JSON; Rejected with the host's words where it says no."""
