@@ -63,8 +63,8 @@ class Codes:
             )
         if self.indices.numel() and not 0 <= int(self.indices.min()) <= int(self.indices.max()) < self.codebook_size:
             raise ShapeError(
-                f"codes run from {int(self.indices.min())} to {int(self.indices.max())}, but the codebook "
-                f"has {self.codebook_size} codes (0 to {self.codebook_size - 1}); were they made with another autoencoder?"
+                f"codes run from {int(self.indices.min())} to {int(self.indices.max())}, but the codebook has "
+                f"{self.codebook_size} codes (0 to {self.codebook_size - 1}); were they made with another autoencoder?"
             )
 
 
