@@ -19,9 +19,10 @@ from .host_env import IN_HOST, headless_device, set_headless_device
 from .host_files import changed, find, names
 from .host_images import preview_image, preview_ui, split_alpha, to_image
 from .host_memory import loaded
-from .host_model import table, unwrap_model, wrap_model
+from .host_model import unwrap_model, wrap_model
 from .host_progress import progress, set_headless_progress
 from .host_sampling import Latent, Solver, empty_latent, sample, solver
+from .host_table import table
 from .host_upscale import unwrap_upscaler, wrap_upscaler
 from .host_vae import wrap_vae
 

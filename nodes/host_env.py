@@ -4,6 +4,8 @@ import sys
 
 import torch
 
+from ..core.errors import ConfigError
+
 IN_HOST: bool = all(name in sys.modules for name in ("comfy.model_management", "folder_paths"))
 """True where ComfyUI itself has imported its parts; having it on the path is not enough."""
 
@@ -11,9 +13,15 @@ _chosen: torch.device | None = None
 
 
 def set_headless_device(name: str | None) -> None:
-    """Where headless runs compute: "cpu", "cuda", "cuda:1", ...; None: the first GPU if there is one."""
+    """Where headless runs compute: "cpu", "cuda", "cuda:1", ...; None: the first GPU if there is one.
+
+    Raises: ConfigError for a GPU where there is none.
+    """
     global _chosen
-    _chosen = None if name is None else torch.device(name)
+    device = None if name is None else torch.device(name)
+    if device is not None and device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f'there is no GPU for the device "{name}" on this machine: leave it out, or take cpu')
+    _chosen = device
 
 
 def headless_device() -> torch.device:

@@ -1,7 +1,7 @@
 """Files of weights by the names that the nodes show: shipped weights first, then folder/path."""
 
 import os
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import ConfigError
@@ -59,12 +59,43 @@ def _listed(folder: str, kind: str) -> list[str]:
     return sorted({path for base in _bases(folder) for path in _files(base, kind)})
 
 
-def _files(base: Path, kind: str) -> Iterator[str]:
+@dataclass(frozen=True)
+class Walk:
+    """All files below a folder, and the time stamp of each folder in it: one that changed asks for a new walk."""
+
+    files: tuple[str, ...]
+    stamps: dict[str, float]
+
+    @classmethod
+    def of(cls, base: Path) -> "Walk":
+        files, stamps = [], {str(base): _stamp(str(base))}
+        for place, inner, found in os.walk(base, followlinks=True):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            stamps |= {path: _stamp(path) for path in (f"{place}/{name}" for name in inner)}
+            files += [(Path(place) / name).relative_to(base).as_posix() for name in found]
+        return cls(tuple(files), stamps)
+
+    @property
+    def stale(self) -> bool:
+        return any(_stamp(place) != stamp for place, stamp in self.stamps.items())
+
+
+_walks: dict[Path, Walk] = {}
+
+
+def _files(base: Path, kind: str) -> list[str]:
     """Paths of files of that kind below a folder, with "/" between their parts."""
+    if base not in _walks or _walks[base].stale:
+        _walks[base] = Walk.of(base)
     endings = CONFIGS if kind == "config" else WEIGHTS
-    for place, inner, files in os.walk(base, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        yield from ((Path(place) / f).relative_to(base).as_posix() for f in files if Path(f).suffix.lower() in endings)
+    return [path for path in _walks[base].files if Path(path).suffix.lower() in endings]
+
+
+def _stamp(place: str) -> float:
+    try:
+        return os.stat(place).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _bases(folder: str) -> list[Path]:

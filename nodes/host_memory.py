@@ -58,10 +58,8 @@ def patcher_of(module: nn.Module, wrapped: nn.Module | None = None, devices: Seq
 class Whole:
     """Loads all of a model or nothing: the host's split between two devices needs the host's own layers."""
 
-    def load(
-        self, device_to: Any = None, lowvram_model_memory: int = 0, force_patch_weights: bool = False, **_: Any
-    ) -> None:
-        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True)  # type: ignore[misc]
+    def load(self, device_to: Any = None, **options: Any) -> None:
+        super().load(device_to, **{**options, "full_load": True})  # type: ignore[misc]
 
 
 class Borrowed(nn.Module):

@@ -13,21 +13,13 @@ from ..core.types import Condition
 from .host_env import IN_HOST
 from .host_images import colours
 from .host_memory import Borrowed, patcher_of
+from .host_table import SAMPLING, host_sampling
 
 if TYPE_CHECKING:
     from ..core.diffusion.latent_diffusion import LatentDiffusion
-    from ..core.diffusion.tables import Table
     from ..core.diffusion.unet import UNet, UNetConfig
 
 log = logging.getLogger(__name__)
-
-SAMPLING = {  # prediction: the host's class of it, and the host's type of model nearest to it
-    "eps": ("EPS", "EPS"),
-    "v": ("V_PREDICTION", "V_PREDICTION"),
-    "x0": ("X0", "EPS"),
-    "edm": ("EDM", "EDM"),
-    "flow": ("CONST", "FLOW"),
-}
 
 
 def wrap_model(diffusion: "LatentDiffusion") -> Any:
@@ -41,7 +33,7 @@ def wrap_model(diffusion: "LatentDiffusion") -> Any:
     object.__setattr__(model, "vitrail", diffusion)
     model.null = diffusion.null(1) or Condition()
     model.diffusion_model = HostNetwork(diffusion.network)
-    model.model_sampling = _host_sampling(diffusion)
+    model.model_sampling = host_sampling(diffusion)
     if diffusion.autoencoder is not None:
         colours(diffusion.autoencoder)  # now: in mid-run the host may hold parts of it elsewhere
     return patcher_of(diffusion.network, model.eval())
@@ -50,50 +42,6 @@ def wrap_model(diffusion: "LatentDiffusion") -> Any:
 def unwrap_model(model: Any) -> "LatentDiffusion | None":
     """The diffusion model in a MODEL, or None in a stock one."""
     return getattr(model.model, "vitrail", None) if hasattr(model, "model") else model
-
-
-def table(model: Any) -> "Table":
-    """The noise levels of a MODEL, whoever made it and whatever a stock node did to them."""
-    if not hasattr(model, "get_model_object"):
-        return model.table
-    sampling = model.get_model_object("model_sampling")
-    return getattr(sampling, "vitrail_table", None) or HostTable(sampling)
-
-
-class HostTable:
-    """The host's `model_sampling` as a core Table."""
-
-    def __init__(self, sampling: Any) -> None:
-        self.sampling = sampling
-
-    @property
-    def flow(self) -> bool:
-        return is_flow(self.sampling)
-
-    @property
-    def sigmas(self) -> Tensor:
-        return self.sampling.sigmas.detach().float().cpu()
-
-    @property
-    def sigma_min(self) -> float:
-        return float(self.sampling.sigma_min)
-
-    @property
-    def sigma_max(self) -> float:
-        return float(self.sampling.sigma_max)
-
-    def timestep(self, sigma: Tensor, quantize: bool = True) -> Tensor:
-        return self.sampling.timestep(sigma).float()
-
-    def sigma(self, timestep: Tensor) -> Tensor:
-        return self.sampling.sigma(timestep).float()
-
-
-def is_flow(sampling: Any) -> bool:
-    """Whether x is (1 - sigma) x0 + sigma noise in the host's `model_sampling`."""
-    from comfy.model_sampling import CONST
-
-    return isinstance(sampling, CONST)
 
 
 class HostNetwork(Borrowed):
@@ -207,19 +155,6 @@ class HostFormat:
         return None if self.autoencoder is None else colours(self.autoencoder)[1].tolist()
 
 
-class HostSampling:
-    """Our noise levels in the host's `model_sampling`."""
-
-    vitrail_table: "Table"
-
-    def percent_to_sigma(self, percent: float) -> float:
-        """The level at a share of the run, 0..1; the host counts on 1000 of them."""
-        if not 0 < percent < 1 or not hasattr(self.vitrail_table, "betas"):
-            return super().percent_to_sigma(percent)  # type: ignore[misc]
-        last = len(self.vitrail_table.sigmas) - 1
-        return float(self.vitrail_table.sigma(torch.tensor((1 - percent) * last)))
-
-
 def latent_channels(diffusion: "LatentDiffusion") -> int:
     """Channels of the latents that a diffusion model makes."""
     config = diffusion.config.unet
@@ -271,31 +206,3 @@ def layout(config: "UNetConfig") -> dict[str, Any]:
         "num_heads": config.num_heads,
         "num_head_channels": config.num_head_channels,
     }
-
-
-def _host_sampling(diffusion: "LatentDiffusion") -> Any:
-    """The host's `model_sampling` with our levels and our prediction."""
-    from comfy import model_sampling as host
-
-    from ..core.diffusion.tables import FlowTable, LogTable
-
-    levels = diffusion.table
-    prediction = getattr(host, SAMPLING[diffusion.prediction][0])
-    if isinstance(levels, FlowTable):
-        base = host.ModelSamplingDiscreteFlow
-    elif isinstance(levels, LogTable):
-        base = host.ModelSamplingContinuousEDM
-    else:
-        base = host.ModelSamplingDiscrete
-    sampling = type("VitrailSampling", (HostSampling, base, prediction), {})()
-    if isinstance(levels, FlowTable):
-        sampling.set_parameters(shift=levels.shift, timesteps=levels.timesteps, multiplier=levels.multiplier)
-    elif isinstance(levels, LogTable):
-        sampling.set_parameters(levels.low, levels.high, diffusion.config.sigma_data)
-        sampling.register_buffer("sigmas", levels.sigmas)
-        sampling.register_buffer("log_sigmas", levels.sigmas.log())
-    else:
-        sampling._register_schedule(given_betas=levels.betas)  # type: ignore[union-attr]
-    sampling.sigma_data = diffusion.config.sigma_data
-    sampling.vitrail_table = levels
-    return sampling

@@ -16,8 +16,9 @@ from .host_condition import Conditioning, conditioning, to_condition
 from .host_env import IN_HOST
 from .host_images import scaled_preview
 from .host_memory import loaded
-from .host_model import is_flow, latent_channels, unwrap_model
+from .host_model import latent_channels, unwrap_model
 from .host_progress import progress, reporter
+from .host_table import is_flow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,7 +118,6 @@ def _sample_headless(
     add_noise: bool,
 ) -> tuple[Tensor, Tensor]:
     from ..core.diffusion.guidance import guided
-    from ..core.samplers.run import begin
     from ..core.samplers.run import sample as run
 
     autoencoder = model.autoencoder
@@ -131,12 +131,20 @@ def _sample_headless(
             eta=sampler.eta, mask=latent.get("noise_mask"), add_noise=add_noise, sigma_max=model.table.sigma_max,
             flow=model.table.flow,
         )  # fmt: skip
-        start = begin(scaled, drawn.start * add_noise, sigmas, sigma_max=model.table.sigma_max, flow=model.table.flow)
-        ends = start, start
+        ends = (_without_steps(model, scaled, drawn.start * add_noise, sigmas),) * 2
         for step in progress(steps, len(sigmas) - 1, lambda step: _picture(autoencoder, step.denoised)):
             ends = step.x, step.denoised
         sampled, denoised = (_unscaled(autoencoder, end).cpu() for end in ends)
     return (sampled, denoised) if len(sigmas) else (latent["samples"], latent["samples"])
+
+
+def _without_steps(model: "LatentDiffusion", scaled: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """What fewer than two noise levels make of a latent: the noise of the first, as in the host."""
+    from ..core.samplers.run import begin, finish
+
+    flow = model.table.flow
+    x = begin(scaled, noise, sigmas, sigma_max=model.table.sigma_max, flow=flow)
+    return finish(x, sigmas[-1], flow) if len(sigmas) == 1 else x
 
 
 def _drawn(z: Tensor, latent: Latent, seed: int, noise: Any) -> "Noise":

@@ -243,6 +243,12 @@ def test_pictures_are_not_drawn_when_nobody_looks() -> None:
     assert list(host.progress(range(3), 3, never)) == [0, 1, 2]
 
 
+def test_a_missing_gpu_is_named() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no GPU"):
+            host.set_headless_device("cuda")
+
+
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +338,18 @@ def test_names_lead_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     before = host.changed("vae/mine/a.safetensors", "autoencoder")
     (folder / "a.safetensors").write_bytes(b"other")
     assert before != host.changed("vae/mine/a.safetensors", "autoencoder") != ""
+
+
+def test_new_files_are_seen_and_lists_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRAIL_MODELS", str(tmp_path))
+    assert not [name for name in host.names("refiner") if "/" in name]
+    inner = tmp_path / "upscale_models" / "deep" / "er"
+    inner.mkdir(parents=True)
+    assert not [name for name in host.names("refiner") if "/" in name]
+    (inner / "b.pth").write_bytes(b"")
+    assert host.names("refiner")[-1] == "upscale_models/deep/er/b.pth"
+    monkeypatch.setattr("os.walk", None)
+    assert host.names("refiner")[-1] == "upscale_models/deep/er/b.pth"
 
 
 @pytest.mark.parametrize("name", ["vae/nothing.ckpt", "vae/../../etc/passwd", "nothing", ""])
