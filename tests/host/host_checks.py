@@ -5,6 +5,7 @@ A check raises AssertionError (or anything else) when it fails, and NotHere when
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from host_client import Rejected, Run
 from host_graph import choices
-from host_parts import STEPS, Parts
+from host_parts import STEPS, STOCK_CHANGES, Parts
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
 from host_workflows import WORKFLOW_CHECKS
@@ -89,7 +90,7 @@ def stock_nodes_run_our_parts(host: Host) -> str:
     decoded = parts.graph.add("VAEDecode", samples=sampled, vae=parts.vae)[0]
     ours = parts.graph.add("VitrailVQDecode", vq_model=parts.vq_model, latent=sampled)[0]
     pictures = host.pictures(parts.graph, stock=decoded, ours=ours)
-    assert pictures["stock"][0].shape == (64, 64, 3) and pictures["stock"][0].float().std() > 1
+    assert pictures["stock"][0].shape == (64, 64, 3) and pictures["stock"][0].float().std() > 1, "a flat picture"
     difference = worst(pictures["stock"][0], pictures["ours"][0])
     assert difference <= 1, f"VAEDecode against VQ Decode: {difference:.0f}/255"
     return f"64 x 64 picture; VAEDecode against VQ Decode: {difference:.0f}/255"
@@ -180,6 +181,27 @@ def each_of_a_batch_equals_its_own_run(host: Host) -> str:
     return table({"batch of 3, seeds 7 to 9": worst(batch, torch.cat(list(latents.values())))})
 
 
+def stock_changes_reach_both_samplers(host: Host) -> str:
+    figures = {}
+    for name, change in STOCK_CHANGES.items():
+        parts = Parts.of(host)
+        changed = change(parts)
+        runs = {"plain": parts.stock(), "stock": parts.stock(**changed), "ours": parts.ours(**changed)}
+        latents = host.latents(parts.graph, **runs)
+        assert worst(latents["plain"], latents["stock"]) > SAME, f"{name} made no difference"
+        figures[name] = worst(latents["stock"], latents["ours"])
+    return f"our sampler against KSampler: {table(figures)}"
+
+
+def warns_of_a_patch_without_a_place(host: Host) -> str:
+    parts, before = Parts.of(host), len(host.server.log)
+    patched = parts.graph.add("FreeU_V2", model=parts.model)[0]
+    host.latents(parts.graph, plain=parts.stock(), patched=parts.stock(model=patched))
+    warnings = re.findall(r"this network has no place for.*", host.server.log[before:])
+    assert len(warnings) == 1, warnings or "no warning"
+    return warnings[0]
+
+
 def cancel_then_run_again(host: Host) -> str:
     parts = Parts.of(host)
     sampled = parts.ours(parts.sigmas(steps=1000))
@@ -264,6 +286,8 @@ CHECKS: dict[str, Check] = {
     "image to image by denoise": image_to_image,
     "inpainting by mask": inpainting,
     "image i of a batch equals its own run": each_of_a_batch_equals_its_own_run,
+    "stock patches and conditionings reach both samplers": stock_changes_reach_both_samplers,
+    "a stock patch that our network has no place for is warned of, once": warns_of_a_patch_without_a_place,
     "cancel in mid-sampling, then run again": cancel_then_run_again,
     "previews arrive every step": previews_arrive,
     "stock ImageUpscaleWithModel runs our UPSCALE_MODEL": stock_upscaler_runs_our_refiner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,3 +67,32 @@ class Parts:
     def picture(self) -> Link:
         """A picture of 64 x 64."""
         return self.graph.add("LoadImage", image="vitrail-check.png")[0]
+
+
+def _combined(parts: Parts, second: Link) -> dict[str, Link]:
+    return {"positive": parts.graph.add("ConditioningCombine", conditioning_1=parts.positive, conditioning_2=second)[0]}
+
+
+def _average(parts: Parts) -> dict[str, Link]:
+    ends = {"conditioning_to": parts.positive, "conditioning_from": parts.negative, "conditioning_to_strength": 0.5}
+    return {"positive": parts.graph.add("ConditioningAverage", **ends)[0]}
+
+
+def _area(parts: Parts) -> dict[str, Link]:
+    apple = parts.graph.add("CLIPTextEncode", clip=parts.clip, text="red apple")[0]
+    box = {"width": 0.5, "height": 1.0, "x": 0.5, "y": 0.0, "strength": 1.0}
+    return _combined(parts, parts.graph.add("ConditioningSetAreaPercentage", conditioning=apple, **box)[0])
+
+
+def _late(parts: Parts) -> dict[str, Link]:
+    apple = parts.graph.add("CLIPTextEncode", clip=parts.clip, text="red apple")[0]
+    return _combined(parts, parts.graph.add("ConditioningSetTimestepRange", conditioning=apple, start=0.3, end=1.0)[0])
+
+
+STOCK_CHANGES: dict[str, Callable[[Parts], dict[str, Link]]] = {
+    "RescaleCFG": lambda parts: {"model": parts.graph.add("RescaleCFG", model=parts.model)[0]},
+    "ConditioningAverage": _average,
+    "ConditioningSetArea": _area,
+    "ConditioningSetTimestepRange": _late,
+}
+"""Stock nodes that change what a sampler is handed."""
