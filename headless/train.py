@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
     main = distributed.rank() == 0
     with closing(train(task, folder, resume=args.resume)) as steps, Stop() as stop, tqdm(disable=not main) as bar:
         for step in steps:
-            log.add(step.step, step.losses)
+            log.add(step.step, step.losses, write=main)
             show(bar, step, log.latest)
             if main and (time.monotonic() - looked > args.samples_every * 60 or step.step == step.total):
                 save_samples(task, folder, step.step)
                 looked = time.monotonic()
-            if stop.asked or time.monotonic() > ends:
+            if distributed.anyone(stop.asked or time.monotonic() > ends):
                 break
     if main:
         made = folder / "model.safetensors"
@@ -103,13 +103,14 @@ class Log:
         self.sums: dict[str, list[float]] = defaultdict(list)
         self.latest: dict[str, float] = {}
 
-    def add(self, step: int, losses: dict[str, float]) -> None:
+    def add(self, step: int, losses: dict[str, float], *, write: bool = True) -> None:
         for name, value in losses.items():
             self.sums[name].append(value)
         if step % self.window == 0 or not self.latest:
             self.latest = {name: sum(values) / len(values) for name, values in self.sums.items()}
             self.sums.clear()
-            self._write(step)
+            if write:
+                self._write(step)
 
     def _write(self, step: int) -> None:
         new = not self.path.exists()

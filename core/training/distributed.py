@@ -36,6 +36,13 @@ def average(tensors: Iterable[Tensor]) -> None:
         part.copy_(mean.view_as(part))
 
 
+def anyone(flag: bool) -> bool:
+    """Whether any process says so; all have to ask at the same step."""
+    vote = torch.tensor([float(flag)], device="cuda" if torch.cuda.is_available() and world() > 1 else "cpu")
+    average([vote])
+    return bool(vote > 0)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Give every process the mean gradient; a parameter without one counts as zero."""
     if world() == 1:
