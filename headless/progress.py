@@ -40,7 +40,7 @@ class Progress:
             self._close()
 
     def step(self, value: int, total: int, preview: Any = None) -> None:
-        """One step of the node at work: `value` of `total` are done. The preview, a picture, is not shown here."""
+        """One step of the node at work: `value` of `total` are done. What makes the preview is not called here."""
         if self.bar is None:
             return
         if self.bar.total != total:

@@ -14,11 +14,14 @@ Picture = Callable[[], "Image | None"]
 Report = Callable[[int, Picture], None]
 """`(steps done, what makes the preview)`."""
 
-_headless: "Callable[[int, int, Image | None], None] | None" = None
+Listener = Callable[[int, int, Picture], None]
+"""`(steps done, total, what makes the preview)`."""
+
+_headless: Listener | None = None
 
 
-def set_headless_progress(report: "Callable[[int, int, Image | None], None] | None") -> None:
-    """Have `(steps done, total, preview)` reported outside the host; None: nobody listens."""
+def set_headless_progress(report: Listener | None) -> None:
+    """Have steps reported outside the host; None: nobody listens. A preview is made only when it is called for."""
     global _headless
     _headless = report
 
@@ -40,7 +43,7 @@ def reporter(total: int) -> Report:
     """What to call after each step."""
     if IN_HOST:
         return _host_reporter(total)
-    return lambda done, picture: _headless(done, total, picture()) if _headless else None
+    return lambda done, picture: _headless(done, total, picture) if _headless else None
 
 
 def _host_reporter(total: int) -> Report:

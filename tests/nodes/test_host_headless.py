@@ -210,7 +210,7 @@ def test_a_model_without_autoencoder_takes_the_factor_of_a_vae() -> None:
 
 def test_progress_reports_each_step_with_its_picture(model: LatentDiffusion) -> None:
     seen: list[tuple[int, int, Any]] = []
-    host.set_headless_progress(lambda value, total, preview: seen.append((value, total, preview)))
+    host.set_headless_progress(lambda value, total, picture: seen.append((value, total, picture())))
     run(model)
     assert [(value, total) for value, total, _ in seen] == [(i, 4) for i in (1, 2, 3, 4)]
     assert all(picture.size == (128, 128) for _, _, picture in seen)
