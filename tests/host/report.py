@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -78,6 +79,7 @@ def main() -> int:
     options = parser.parse_args()
     if (places := Places.from_environment()) is None:
         parser.error("COMFYUI_DIR is not set; see tests/host/host_server.py")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the host ends too
     with TemporaryDirectory(prefix="vitrail-host-") as base, running_host(places, Path(base)) as host:
         rows = [make(title, check, host) for title, check in CHECKS.items() if options.only in title]
         page = render(rows, host, datetime.now(timezone.utc))
