@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/KIND)")
     parser.add_argument("--config", type=Path, help="recipe, a JSON file (default: that of the shipped model)")
     parser.add_argument("--autoencoder", default="vitrail-1", help="of diffusion and refiner: a file or a shipped name")
-    parser.add_argument("--start-from", type=Path, help="autoencoder: go on from the weights of this file")
+    parser.add_argument("--start-from", type=Path, help="go on from the weights of this file, not from random ones")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
     parser.add_argument("--steps", type=int, help="optimiser steps in all, instead of the recipe's")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after so many minutes")

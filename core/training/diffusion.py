@@ -51,7 +51,12 @@ class DiffusionTask(Task):
     averaged = "diffusion"
 
     def __init__(
-        self, recipe: DiffusionRecipe, examples: Sequence[Example], autoencoder: Autoencoder, device: str = "cpu"
+        self,
+        recipe: DiffusionRecipe,
+        examples: Sequence[Example],
+        autoencoder: Autoencoder,
+        model: LatentDiffusion | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__(recipe.schedule, device)
         torch.manual_seed(recipe.schedule.seed)
@@ -60,7 +65,7 @@ class DiffusionTask(Task):
         unseen = [example for example in examples if example.split != "train"] or self.examples
         self.held_out = [unseen[i] for i in spread(len(unseen), 24)]
         config = replace(recipe.model, text=self._described(examples))
-        self.model = LatentDiffusion(config).to(device)
+        self.model = (model or LatentDiffusion(config)).float().requires_grad_(True).to(device)
         if self.model.conditioner is None:
             raise ConfigError("a text + style network needs a text part in its recipe")
         self.conditioner = self.model.conditioner

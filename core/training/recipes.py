@@ -3,13 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..checkpoints import load
 from ..checkpoints.shipped import shipped_path
 from ..config_io import from_dict
+from ..diffusion.latent_diffusion import LatentDiffusion
 from ..errors import ConfigError
+from ..refine.refiner import Refiner
 from .autoencoder import AutoencoderRecipe, AutoencoderTask
 from .data import Example
 from .diffusion import DiffusionRecipe, DiffusionTask
@@ -17,6 +19,7 @@ from .loop import Task
 from .refiner import RefinerRecipe, RefinerTask
 
 RECIPES: dict[str, Any] = {"autoencoder": AutoencoderRecipe, "diffusion": DiffusionRecipe, "refiner": RefinerRecipe}
+T = TypeVar("T")
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -38,16 +41,24 @@ def build_task(
     start_from: Path | None = None,
     device: str = "cpu",
 ) -> Task:
-    """What to train; `autoencoder` names the finished one whose latents or pictures the others learn from."""
+    """What to train.
+
+    autoencoder: the finished one whose latents or pictures the others learn from, a file or a shipped name.
+    start_from: a file whose weights to go on from, instead of random ones.
+    """
+    first = load(start_from) if start_from else None
     if isinstance(recipe, AutoencoderRecipe):
-        return AutoencoderTask(recipe, examples, _autoencoder(start_from) if start_from else None, device)
-    finished = _autoencoder(shipped_path(autoencoder, "autoencoder") or Path(autoencoder))
-    task = {DiffusionRecipe: DiffusionTask, RefinerRecipe: RefinerTask}[type(recipe)]
-    return task(recipe, examples, finished, device)
+        return AutoencoderTask(recipe, examples, _a(Autoencoder, first, start_from), device)
+    source = shipped_path(autoencoder, "autoencoder") or Path(autoencoder)
+    finished = _a(Autoencoder, load(source), source)
+    assert finished is not None
+    if isinstance(recipe, DiffusionRecipe):
+        return DiffusionTask(recipe, examples, finished, _a(LatentDiffusion, first, start_from), device)
+    return RefinerTask(recipe, examples, finished, _a(Refiner, first, start_from), device)
 
 
-def _autoencoder(path: Path) -> Autoencoder:
-    model = load(path)
-    if not isinstance(model, Autoencoder):
-        raise ConfigError(f"{path} holds no autoencoder; expected one, such as the shipped vitrail-1")
-    return model
+def _a(kind: type[T], model: object, path: Path | None) -> T | None:
+    """The model as the kind it has to be; ConfigError for another."""
+    if model is None or isinstance(model, kind):
+        return model
+    raise ConfigError(f"{path} holds a model of class {type(model).__name__}; expected {kind.__name__}")

@@ -46,12 +46,17 @@ class RefinerTask(Task):
     averaged = "refiner"
 
     def __init__(
-        self, recipe: RefinerRecipe, examples: Sequence[Example], autoencoder: Autoencoder, device: str = "cpu"
+        self,
+        recipe: RefinerRecipe,
+        examples: Sequence[Example],
+        autoencoder: Autoencoder,
+        model: Refiner | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__(recipe.schedule, device)
         torch.manual_seed(recipe.schedule.seed)
         self.recipe, self.autoencoder = recipe, autoencoder.float().eval().requires_grad_(False).to(device)
-        self.model = Refiner(recipe.model, recipe.critic).to(device)
+        self.model = (model or Refiner(recipe.model, recipe.critic)).float().to(device)
         if self.model.discriminator is None:
             raise ConfigError("a refiner is trained with a critic; give its recipe one")
         self.critic = self.model.discriminator

@@ -13,10 +13,10 @@ from PIL import Image
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import VQConfig
-from vitrail.core.checkpoints import load
+from vitrail.core.checkpoints import load, save_model
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.unet import UNetConfig
-from vitrail.core.errors import CheckpointError
+from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.core.losses.patchgan import PatchGANConfig
 from vitrail.core.refine.rrdb import RefinerConfig
 from vitrail.core.text.encoder import TextConfig
@@ -24,7 +24,7 @@ from vitrail.core.training.autoencoder import AutoencoderRecipe, AutoencoderTask
 from vitrail.core.training.data import Example
 from vitrail.core.training.diffusion import DiffusionRecipe, DiffusionTask
 from vitrail.core.training.loop import Schedule, Task, train
-from vitrail.core.training.recipes import RECIPES, read_recipe
+from vitrail.core.training.recipes import RECIPES, build_task, read_recipe
 from vitrail.core.training.refiner import RefinerRecipe, RefinerTask
 
 AUTOENCODER = AutoencoderConfig(
@@ -164,3 +164,30 @@ def test_decoder_only_leaves_latents_as_they_are(examples: list[Example], tmp_pa
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_shipped_recipes_can_be_read(kind: str) -> None:
     assert read_recipe(kind).schedule.steps > 100
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "diffusion", "refiner"])
+def test_training_goes_on_from_a_file_of_weights(kind: str, examples: list[Example], tmp_path: Path) -> None:
+    make = {"autoencoder": autoencoder, "diffusion": diffusion, "refiner": refiner}[kind]
+    first = make(SCHEDULE, examples)
+    list(train(first, tmp_path / "first"))
+    save_model(Autoencoder(AUTOENCODER), tmp_path / "ae.safetensors")
+    second = build_task(
+        first.recipe,
+        examples,
+        autoencoder=str(tmp_path / "ae.safetensors"),
+        start_from=tmp_path / "first" / "model.safetensors",
+    )
+    begun = second.networks[second.averaged].state_dict()
+    for name, value in load(tmp_path / "first" / "model.safetensors").state_dict().items():
+        assert torch.equal(begun[name].float(), value.float()), name
+    groups = second.optimizers[second.averaged].param_groups
+    assert any(p.requires_grad for group in groups for p in group["params"])
+
+
+def test_a_file_of_another_kind_is_no_start(examples: list[Example], tmp_path: Path) -> None:
+    save_model(Autoencoder(AUTOENCODER), tmp_path / "ae.safetensors")
+    recipe = refiner(SCHEDULE, examples).recipe
+    file = tmp_path / "ae.safetensors"
+    with pytest.raises(ConfigError, match="holds a model of class Autoencoder"):
+        build_task(recipe, examples, autoencoder=str(file), start_from=file)
