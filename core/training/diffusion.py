@@ -34,6 +34,8 @@ class DiffusionRecipe:
     drop: share of captions and styles replaced by nothing (for guidance); drop_style: of styles alone.
     tags_only: share of captions without the label; recolour: share of pictures with permuted channels and the word for
     the colour that they then have.
+    noisier: times are drawn as T u^(1 / noisier), u uniform in 0..1: above 1, more of them are near pure noise, where
+    text and style decide what there is to see.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
@@ -43,10 +45,11 @@ class DiffusionRecipe:
     drop_style: float = 0.05
     tags_only: float = 0.3
     recolour: float = 0.1
+    noisier: float = 1.0
 
 
 class DiffusionTask(Task):
-    """loss = |network(c_in x, t, cond) - target|^2 at a uniform time. Source: Rombach et al. 2022, eq. 2."""
+    """loss = |network(c_in x, t, cond) - target|^2 at a random time. Source: Rombach et al. 2022, eq. 2."""
 
     averaged = "diffusion"
 
@@ -100,7 +103,8 @@ class DiffusionTask(Task):
         chosen = order(len(self.examples), self.schedule.seed, start, count)
         x0, texts, styles = self._batch(chosen, random.Random(int(torch.randint(2**31, ()))))
         table, denoiser = self.model.table, self.model.denoiser
-        sigma = table.sigmas[torch.randint(len(table.sigmas), (count,))].to(x0.device)
+        places = (torch.rand(count) ** (1 / self.recipe.noisier) * len(table.sigmas)).long()
+        sigma = table.sigmas[places.clamp_max(len(table.sigmas) - 1)].to(x0.device)
         noise = torch.randn_like(x0)
         x, time = denoiser.inputs(denoiser.noised(x0, noise, sigma), sigma)
         with self.autocast():
