@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print autoencoder, retrieval, chance, refiner and speed figures; returns the exit status."""
     from ..core.checkpoints import load, shipped_path
+    from ..core.errors import ConfigError
     from ..core.training.data import read_examples
     from ..core.training.evaluation import (
         Settings,
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("steps", "cfg", "sampler", "scheduler")}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     examples = read_examples(args.data)
+    if not any(example.split != "train" for example in examples):
+        raise ConfigError(f'{args.data} holds nothing out of training: give some lines of its captions.jsonl a "split"')
     model: Any = load(shipped_path(args.name, "diffusion") or args.name)
     held_out, seen = (spread(examples, args.prompts, held_out=held_out) for held_out in (True, False))
     shuffled = [examples[i].text for i in held_out]

@@ -6,6 +6,7 @@ from typing import Any
 from ..core.errors import WorkflowError
 from .inputs import NodeClass, inputs_of, widget_position
 from .prompt import Prompt
+from .validate import WORDS
 
 
 def parse(argument: str) -> tuple[str, str, str]:
@@ -55,9 +56,13 @@ def _typed(node_class: NodeClass, name: str, value: str) -> Any:
     """The value as the canvas stores it; what is not a number stays text, and the check names it."""
     kind = inputs_of(node_class)[name].kind
     try:
-        return {"INT": int, "FLOAT": float, "BOOLEAN": lambda text: text.lower() == "true"}.get(kind, str)(value)
+        return {"INT": int, "FLOAT": float, "BOOLEAN": _truth}.get(kind, str)(value)
     except ValueError:
         return value
+
+
+def _truth(text: str) -> bool:
+    return WORDS.get(text.strip().lower(), bool(text))
 
 
 def _changed(

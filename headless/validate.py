@@ -19,7 +19,7 @@ LISTED = 12
 """Choices named in a message before it only counts them."""
 
 NUMBERS: dict[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float}
-WORDS = {"true": True, "false": False}
+WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def check(prompt: Prompt, classes: Mapping[str, NodeClass], hidden: Mapping[str, Any] | None = None) -> list[str]:

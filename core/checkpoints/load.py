@@ -104,7 +104,14 @@ def _infer(family: Family, header: Header, config: Sidecar | PathLike | None) ->
         if config is not None:
             raise ConfigError(f"{header.path.name} carries its own config: leave the config file out")
         return family.infer(header, {})
-    return family.infer(header, _sidecar(header.path, config))
+    sidecar = _sidecar(header.path, config)
+    try:
+        return family.infer(header, sidecar)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        beside = " or its config file" if sidecar else ""
+        raise CheckpointError(f"{header.path.name}{beside} is no sound {family.name} checkpoint: {error}") from error
 
 
 def _sidecar(path: Path, config: Sidecar | PathLike | None) -> Sidecar:
@@ -117,7 +124,7 @@ def _sidecar(path: Path, config: Sidecar | PathLike | None) -> Sidecar:
     chosen = beside if config is None else Path(config)
     try:
         found = json.loads(chosen.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the config {chosen.name} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"the config {chosen.name} is no JSON object")
@@ -136,8 +143,8 @@ def _filled(family: Family, settings: Any, header: Header, dtype: torch.dtype) -
     try:
         with _Uninitialised():
             model = family.build(settings)
-    except (RuntimeError, MemoryError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError) as error:  # sizes that torch refuses
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{header.path.name}: the model of its config cannot be built: {reason}") from error
     names = translate(family.keys(settings), header.tensors)
     _check(header, names, model.state_dict())

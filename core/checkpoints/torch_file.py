@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -71,6 +72,8 @@ def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
         zipped = file.read(4) == ZIP
     if zipped:
         _check_archive(path)
+    elif tarfile.is_tarfile(path):
+        raise UnsafeFile(f"{path.name} is a tar archive, as torch wrote them before 0.4; expected a newer file")
     loaded = _load(path, device, zipped)
     tensors = _tensors(loaded)
     if not tensors:

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 def start() -> None:
     """Join the group that torchrun has set up, if it has."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def rank() -> int:
@@ -38,7 +38,7 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 def anyone(flag: bool) -> bool:
     """Whether any process says so; all have to ask at the same step."""
-    vote = torch.tensor([float(flag)], device="cuda" if torch.cuda.is_available() and world() > 1 else "cpu")
+    vote = torch.tensor([float(flag)])
     average([vote])
     return bool(vote > 0)
 

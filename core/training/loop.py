@@ -4,7 +4,6 @@ All chance is a function of (seed, step, process): the data order is counted, an
 before each step. A run that is stopped and resumed therefore goes on exactly where it stopped.
 """
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from ..checkpoints.replacing import replacing
 from ..errors import CheckpointError, ConfigError
 from ..types import TrainStep
 from . import distributed
@@ -165,9 +165,8 @@ def save(task: Task, path: Path, step: int) -> None:
         "optimizers": {name: optimizer.state_dict() for name, optimizer in task.optimizers.items()},
         "ema": task.ema.state_dict(),
     }
-    aside = path.with_suffix(".part")
-    torch.save(state, aside)
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        torch.save(state, aside)
 
 
 def restore(task: Task, path: Path) -> int:

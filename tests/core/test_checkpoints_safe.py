@@ -1,11 +1,13 @@
 """Files that are broken, lie or are malicious get one clear error each, and nothing from them ever runs."""
 
 import collections
+import io
 import json
 import os
 import pickle
 import random
 import struct
+import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from vitrail.core.checkpoints import load
 from vitrail.core.checkpoints.read import read_header, read_tensors
 from vitrail.core.checkpoints.torch_file import TRAINING_CLASSES, placeholder
 from vitrail.core.errors import CheckpointError, UnsafeFile, VitrailError
@@ -32,6 +35,14 @@ def safetensors(entries: Any, data: bytes = b"") -> bytes:
 
 def entry(shape: Any = (2,), span: Any = (0, 8), dtype: Any = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": span}
+
+
+def tar_that_begins_like_a_pickle() -> bytes:
+    """Older versions of torch unpack such a file, whatever is in it."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("\udc80\x02storages"))
+    return made.getvalue()
 
 
 BAD = {
@@ -60,6 +71,7 @@ BAD = {
     "metadata": (safetensors({"__metadata__": {"a": 1}}), UnsafeFile, "not text"),
     "zip of nothing": (b"PK\x03\x04" + b"0" * 60, CheckpointError, "broken"),
     "pickle of nothing": (b"\x80\x02" + b"0" * 60, VitrailError, "more than weights|no whole torch file"),
+    "tar": (tar_that_begins_like_a_pickle(), UnsafeFile, "tar archive"),
     "gguf": (b"GGUF\x03\x00\x00\x00" + b"0" * 60, CheckpointError, "GGUF"),
 }
 
@@ -234,3 +246,28 @@ def test_a_file_without_named_tensors_is_refused(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "m.pt")
         with pytest.raises(CheckpointError, match="no tensors by name"):
             read_header(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("[" * 100_000, "not the JSON"),
+        ({"kind": "autoencoder", "version": 1, "config": {"ch": 20}}, "cannot be built"),
+        ({"kind": "autoencoder", "version": 1, "config": {"ch_mult": [0]}}, "cannot be built"),
+    ],
+    ids=["deep", "odd width", "no width"],
+)
+def test_a_config_that_no_model_fits_is_our_error(metadata: Any, message: str, tmp_path: Path) -> None:
+    text = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    (tmp_path / "m").write_bytes(save({"a": torch.zeros(1)}, {"format": "vitrail", "vitrail": text}))
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 4)])
+def test_shapes_that_make_no_sense_are_our_error(shape: tuple[int, ...], tmp_path: Path) -> None:
+    names = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant_conv")
+    tensors = {f"{name}.weight": torch.zeros(4, 3, 3, 3) for name in names}
+    (tmp_path / "m").write_bytes(save({**tensors, "quantize.embedding.weight": torch.zeros(shape)}))
+    with pytest.raises(CheckpointError, match="no sound compvis-vq checkpoint"):
+        load(tmp_path / "m")

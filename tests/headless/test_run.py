@@ -71,6 +71,14 @@ def test_set_changes_a_value(tmp_path: Path, classes: dict[str, Any], node: str)
     assert classes["Sampler"].ran[0]["note"] == "a=b.c"
 
 
+@pytest.mark.parametrize(("word", "value"), [("false", False), ("0", False), ("Off", False), ("no", False), ("1", True)])
+def test_set_takes_the_usual_words_for_yes_and_no(
+    tmp_path: Path, classes: dict[str, Any], word: str, value: bool
+) -> None:
+    run(tmp_path, sampling().data(), classes, f"2.add_noise={word}")
+    assert classes["Sampler"].ran[0]["add_noise"] is value
+
+
 def test_set_cuts_a_line_and_shows_in_the_saved_graph(tmp_path: Path, classes: dict[str, Any]) -> None:
     seen: list[Any] = []
 

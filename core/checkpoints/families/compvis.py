@@ -1,6 +1,6 @@
 """Autoencoders as taming-transformers and latent-diffusion save them; their layout is Vitrail's own.
 
-Shapes tell everything but the old or new place of beta, which a config file may say.
+Shapes tell everything but the old or new place of beta: it is the old one, as both repositories build it.
 Source: github.com/CompVis/taming-transformers, taming/models/vqgan.py; github.com/CompVis/latent-diffusion,
 ldm/models/autoencoder.py.
 """

@@ -49,7 +49,7 @@ def notes(header: Header) -> dict[str, Any]:
     """What the file says about itself. Raises: CheckpointError where that is no JSON, or of a later version."""
     try:
         said = json.loads(header.metadata.get("vitrail", ""))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{header.path.name}: its metadata is not the JSON of a Vitrail file ({error})") from None
     if not isinstance(said, dict) or not isinstance(said.get("version"), int):
         raise CheckpointError(f"{header.path.name}: its metadata names no version; expected a file that Vitrail wrote")
