@@ -85,6 +85,7 @@ def make_task(args: argparse.Namespace) -> Any:
     """The task that the command line describes."""
     from dataclasses import replace
 
+    from ..core.training import distributed
     from ..core.training.data import read_examples
     from ..core.training.recipes import build_task, read_recipe
 
@@ -92,7 +93,8 @@ def make_task(args: argparse.Namespace) -> Any:
     if args.steps:
         recipe = replace(recipe, schedule=replace(recipe.schedule, steps=args.steps))
     examples = read_examples(args.data)
-    return build_task(recipe, examples, autoencoder=args.autoencoder, start_from=args.start_from, device=args.device)
+    device = distributed.device(args.device)
+    return build_task(recipe, examples, autoencoder=args.autoencoder, start_from=args.start_from, device=device)
 
 
 class Log:

@@ -9,11 +9,26 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, distributed, nn
 
+from ..errors import ConfigError
+
 
 def start() -> None:
     """Join the group that torchrun has set up, if it has."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def device(name: str) -> str:
+    """The device of this process: of several on one machine, each takes a GPU of its own when told "cuda".
+
+    Raises: ConfigError where there is no such GPU.
+    """
+    if not name.startswith("cuda"):
+        return name
+    chosen = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
+    if int(chosen.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"there is no {chosen} here, but {torch.cuda.device_count()} GPUs; try --device cpu")
+    return chosen
 
 
 def rank() -> int:

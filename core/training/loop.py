@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def train(task: Task, folder: Path, *, resume: bool = False) -> Iterator[TrainSt
     except GeneratorExit:
         save(task, state, step + 1)
         raise
-    save(task, state, schedule.steps)
+    save(task, state, max(first, schedule.steps))
     if distributed.rank() == 0:
         with task.ema.applied():
             task.export(folder / "model.safetensors")
@@ -171,8 +172,8 @@ def save(task: Task, path: Path, step: int) -> None:
 
 def restore(task: Task, path: Path) -> int:
     """Put the state of `path` into the task; returns the number of steps that were done."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
     try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
         for name, network in task.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in task.optimizers.items():
@@ -181,6 +182,6 @@ def restore(task: Task, path: Path) -> int:
             for group, rate in zip(optimizer.param_groups, full_rates, strict=True):
                 group["full_rate"] = rate
         task.ema.load_state_dict(state["ema"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is of another model or recipe than this one: {error}") from error
+    except (KeyError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(f"{path} is broken, or of another model or recipe than this one: {error}") from error
     return int(state["step"])

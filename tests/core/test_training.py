@@ -20,6 +20,7 @@ from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.core.losses.patchgan import PatchGANConfig
 from vitrail.core.refine.rrdb import RefinerConfig
 from vitrail.core.text.encoder import TextConfig
+from vitrail.core.training import distributed
 from vitrail.core.training.autoencoder import AutoencoderRecipe, AutoencoderTask
 from vitrail.core.training.data import Example
 from vitrail.core.training.diffusion import DiffusionRecipe, DiffusionTask
@@ -191,3 +192,14 @@ def test_a_file_of_another_kind_is_no_start(examples: list[Example], tmp_path: P
     file = tmp_path / "ae.safetensors"
     with pytest.raises(ConfigError, match="holds a model of class Autoencoder"):
         build_task(recipe, examples, autoencoder=str(file), start_from=file)
+
+
+def test_a_broken_state_is_named(examples: list[Example], tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="state.pt is broken"):
+        next(train(autoencoder(SCHEDULE, examples), tmp_path, resume=True))
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="there is no cuda:99"):
+        distributed.device("cuda:99")
