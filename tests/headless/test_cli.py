@@ -104,7 +104,8 @@ def test_an_interrupt_ends_cleanly(tmp_path: Path) -> None:
     """Ctrl-C while a node works: one line, exit status 130."""
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job inherits it ignored
         "from vitrail.headless import run\n"
         "from vitrail.headless.cli import main\n"
         "class Slow:\n"
