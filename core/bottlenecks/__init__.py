@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import ConfigError
+from .gumbel import GumbelConfig, GumbelQuantizer
 from .kl import KLBottleneck, KLConfig
 from .search import nearest
 from .vq import VectorQuantizer, VQConfig
 
-BottleneckConfig = VQConfig | KLConfig
+BottleneckConfig = VQConfig | KLConfig | GumbelConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Bottleneck:
 BOTTLENECKS = {
     "vq": Bottleneck(VQConfig, VectorQuantizer),
     "kl": Bottleneck(KLConfig, KLBottleneck),
+    "gumbel": Bottleneck(GumbelConfig, GumbelQuantizer),
 }
 
 
@@ -38,6 +40,8 @@ __all__ = [
     "BOTTLENECKS",
     "Bottleneck",
     "BottleneckConfig",
+    "GumbelConfig",
+    "GumbelQuantizer",
     "KLBottleneck",
     "KLConfig",
     "VQConfig",

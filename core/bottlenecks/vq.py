@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError
 from ..types import Quantized
 from .gradient import GRADIENTS
 from .kmeans import draw, kmeans, totals
+from .rows import check_indices, to_latent, to_map, to_rows
 from .search import nearest
 
 METRICS = ("l2", "cosine")
@@ -102,12 +103,8 @@ class VectorQuantizer(nn.Module):
         Returns the latent, exactly the codes' vectors with a gradient to z; indices [B, h, w]; the loss, [] float32.
         Raises: ShapeError when D is not the codebook's.
         """
-        if z.ndim != 4 or z.shape[1] != self.config.dim:
-            raise ShapeError(
-                f"the latent is {tuple(z.shape)}; this codebook takes [batch, {self.config.dim}, height, width]"
-            )
         with torch.autocast(z.device.type, enabled=False):
-            flat = self._unit(z.float().permute(0, 2, 3, 1).reshape(-1, self.config.dim))
+            flat = self._unit(to_rows(z, self.config.dim))
             if self.training:
                 self._prepare(flat.detach())
             indices = nearest(flat.detach(), self.codebook)
@@ -116,22 +113,14 @@ class VectorQuantizer(nn.Module):
             if self.training:
                 self._follow(flat.detach(), indices)
             latent = GRADIENTS[self.config.gradient](flat, rounded)
-        b, _, h, w = z.shape
-        latent = latent.view(b, h, w, -1).permute(0, 3, 1, 2).contiguous().to(z.dtype)
-        return Quantized(latent=latent, indices=indices.view(b, h, w), loss=loss)
+        return Quantized(latent=to_latent(latent, z), indices=to_map(indices, z), loss=loss)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """The vectors of codes: int64 [B, h, w] -> [B, D, h, w] in the dtype of the weights.
 
         Raises: ShapeError for another shape or a code that the codebook does not have.
         """
-        if indices.ndim != 3 or indices.is_floating_point():
-            raise ShapeError(f"codes are {tuple(indices.shape)} {indices.dtype}; expected int64 [batch, height, width]")
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codes:
-            raise ShapeError(
-                f"codes run from {int(indices.min())} to {int(indices.max())}; "
-                f"this codebook has 0 to {self.config.codes - 1}"
-            )
+        check_indices(indices, self.config.codes)
         with torch.autocast(indices.device.type, enabled=False):
             return self._vectors(indices).permute(0, 3, 1, 2).contiguous().to(self.embedding.weight.dtype)
 
