@@ -1,7 +1,10 @@
-"""Finding a tokenizer's vocabulary: beside the weights, else among the files of installed libraries. No network."""
+"""Finding a tokenizer's vocabulary: beside the weights, else among the files that `transformers`, `open_clip` or `clip`
+have on this disk. No network, and nothing of theirs is imported.
+"""
 
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +24,7 @@ MERGES = 49152 - 256 - 2
 """Merges that CLIP took from its list."""
 
 HUB = {"clip": "openai/clip-vit-large-patch14", "bert": "bert-base-uncased"}
-"""Where the hub keeps the vocabularies; only a copy that is already in its cache on the disk is read."""
+"""Where the hub keeps the vocabularies; only a copy that is in its cache on this disk is read."""
 
 
 def find_tokenizer(folders: Iterable[Path], kind: Kind) -> Tokenizer | None:
@@ -118,10 +121,8 @@ def _installed(kind: Kind) -> Tokenizer | None:
 
 
 def _cached(repository: str) -> Path | None:
-    """The hub's copy of a repository on this disk."""
-    if find_spec("huggingface_hub") is None:
-        return None
-    from huggingface_hub import try_to_load_from_cache  # pyright: ignore[reportMissingImports]
-
-    found = (try_to_load_from_cache(repository, name) for name in ("vocab.json", "vocab.txt", "tokenizer.json"))
-    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+    """A repository's newest copy in the cache that `transformers` keeps on this disk."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    copies = (cache / f"models--{repository.replace('/', '--')}" / "snapshots").glob("*/")
+    return max(copies, key=lambda copy: copy.stat().st_mtime, default=None)

@@ -84,6 +84,15 @@ def test_every_layout_of_vocabulary_files_gives_the_same_tokens(clip: BytePairTo
     assert read_tokenizer(tmp_path, "clip") is None
 
 
+def test_a_vocabulary_that_transformers_has_fetched_before_is_found(
+    clip: BytePairTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    write_clip(tmp_path / "hub" / "models--openai--clip-vit-large-patch14" / "snapshots" / "0a1b")
+    assert find_tokenizer([], "clip").ids("red apple") == clip.ids("red apple")
+    assert find_tokenizer([], "bert") is None
+
+
 def test_word_pieces_are_the_longest_that_fit(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(PIECES), encoding="utf-8")
     bert = read_tokenizer(tmp_path, "bert")
