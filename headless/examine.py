@@ -22,6 +22,7 @@ def examine(name: str) -> list[dict[str, Any]]:
 
 def _examine_file(path: Path) -> dict[str, Any]:
     found = checkpoints.describe(path)
+    checkpoints.verify(path)
     if found["kind"] != "autoencoder":
         return found
     codebook = checkpoints.load(path).codebook  # pyright: ignore[reportAttributeAccessIssue]
@@ -43,12 +44,7 @@ def _spoken(item: dict[str, Any]) -> dict[str, Any]:
 
 def health(codebook: Mapping[str, Any]) -> str:
     """What is wrong with a codebook in a few words, or "sound"."""
-    wrong = []
-    if codebook["not_finite"]:
-        wrong.append(f"{codebook['not_finite']} codes are not finite")
-    if codebook["duplicates"]:
-        wrong.append(f"{codebook['duplicates']} codes are copies of others")
-    return ", ".join(wrong) or "sound"
+    return f"{codebook['duplicates']} codes are copies of others" if codebook["duplicates"] else "sound"
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:

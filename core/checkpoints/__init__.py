@@ -1,6 +1,6 @@
 """Opening public files of weights safely, and Vitrail's own format."""
 
-from .load import describe, load, save_model
+from .load import describe, load, save_model, verify
 from .shipped import shipped_models, shipped_path
 
-__all__ = ["describe", "load", "save_model", "shipped_models", "shipped_path"]
+__all__ = ["describe", "load", "save_model", "shipped_models", "shipped_path", "verify"]

@@ -11,9 +11,12 @@ from torch import nn
 from ..errors import UnknownFamily
 from .header import Header
 from .keymap import KeyMap
+from .sidecar import Sidecar
 
-Sidecar = Mapping[str, Any]
-"""What a config file beside the weights says, in its publisher's own schema; empty when there is none."""
+__all__ = ["KINDS", "Family", "Rule", "Sidecar", "family_of", "has_all", "has_none", "metadata_is"]
+
+KINDS = ("autoencoder", "diffusion", "text encoder", "prior", "refiner", "discriminator", "perceptual")
+"""What a file can hold."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,13 @@ def _fits(header: Header, pattern: str) -> bool:
 class Family:
     """One family of checkpoints.
 
-    kind: what it builds: "autoencoder", "diffusion" or "refiner".
+    kind: what it builds, one of KINDS.
     detect: whether a file's keys and metadata are this family's.
     infer: (header, sidecar) -> frozen config; shapes first, then the sidecar, then the published defaults.
     keys: config -> the table that turns the file's names into the module's.
     build: config -> the module, its weights yet to come.
+    parts: module -> the modules that the file fills, by the beginning of their keys: another than the module itself
+    where it holds a part that is no child of it.
     finish: (module, header, load) -> None, where a file needs others: `load` opens another.
     sidecar: whether a config file can add anything.
     """
@@ -75,6 +80,7 @@ class Family:
     infer: Callable[[Header, Sidecar], Any]
     keys: Callable[[Any], KeyMap]
     build: Callable[[Any], nn.Module]
+    parts: Callable[[Any], Mapping[str, nn.Module]] = lambda module: {"": module}
     finish: Callable[[nn.Module, Header, Callable[[Path], nn.Module]], None] | None = None
     sidecar: bool = True
 

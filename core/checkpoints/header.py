@@ -1,10 +1,11 @@
-"""What a file of weights says about itself, before any weight is read."""
+"""What a file of weights says about itself, before its weights are read."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +20,48 @@ class TensorInfo:
         return torch.Size(self.shape).numel()
 
 
+Reader = Callable[[Collection[str]], dict[str, Tensor]]
+"""Names of tensors in a file -> those tensors, on the CPU."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """The tensors of a file by name, and its metadata.
 
     format: "safetensors" or "torch".
     metadata: the strings of a safetensors header; empty for torch files.
+    origin: the name in the file of each tensor that goes by another one here.
+    reader: reads tensors by their names in the file.
     """
 
     path: Path
     format: str
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+    reader: Reader | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.tensors[name].shape
+
+    def read(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Some of the tensors, on the CPU. Raises: CheckpointError where the file has changed or cannot be read."""
+        inside = {name: self.origin.get(name, name) for name in names}
+        found = self.reader(list(inside.values())) if self.reader else {}
+        return {name: found[old] for name, old in inside.items()}
+
+    def value(self, name: str) -> Tensor:
+        """One small tensor that says something about the model, such as its latent scale."""
+        return self.read([name])[name]
+
+    def under(self, prefix: str) -> "Header":
+        """The tensors whose names start so, without that beginning."""
+        return self.renamed({name: name[len(prefix) :] for name in self.tensors if name.startswith(prefix)})
+
+    def renamed(self, names: Mapping[str, str]) -> "Header":
+        """Only these tensors, by their new names."""
+        origin = {new: self.origin.get(old, old) for old, new in names.items()}
+        return replace(self, tensors={new: self.tensors[old] for old, new in names.items()}, origin=origin)
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors

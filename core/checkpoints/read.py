@@ -1,14 +1,17 @@
 """Opening a file of weights, whatever it turns out to be, without running anything from it."""
 
 import os
-import stat
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import CheckpointError, UnsafeFile
+from ..errors import CheckpointError
 from . import safetensors_file, torch_file
 from .header import Header, TensorInfo
+from .plain_file import check_regular
 
 MARKS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights: fetch the file itself with `git lfs pull`"),
@@ -27,19 +30,27 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     path = Path(path)
     if _format(path) == "safetensors":
-        return safetensors_file.read_header(path)
+        header = safetensors_file.read_header(path)
+        return replace(header, reader=partial(_read, header, safetensors_file.read_tensors))
     tensors = torch_file.read_tensors(path, device="meta")
     infos = {name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in tensors.items()}
-    return Header(path=path, format="torch", tensors=infos)
+    header = Header(path=path, format="torch", tensors=infos)
+    return replace(header, reader=partial(_read, header, torch_file.read_tensors))
 
 
 def read_tensors(header: Header) -> dict[str, Tensor]:
     """The tensors of the file that a header was read from, on the CPU. Raises: as `read_header`."""
-    reader = safetensors_file if header.format == "safetensors" else torch_file
-    tensors = reader.read_tensors(header.path)
-    if {k: tuple(v.shape) for k, v in tensors.items()} != {k: v.shape for k, v in header.tensors.items()}:
+    return header.read(list(header.tensors))
+
+
+def _read(header: Header, reader: Callable[[Path], dict[str, Tensor]], names: Collection[str]) -> dict[str, Tensor]:
+    """Tensors by name, as the header said that they are."""
+    tensors = reader(header.path)
+    if {name: tuple(tensors[name].shape) for name in names if name in tensors} != {
+        name: header.shape(name) for name in names
+    }:
         raise CheckpointError(f"{header.path.name} changed while it was read: open it again")
-    return tensors
+    return {name: tensors[name] for name in names}
 
 
 def _format(path: Path) -> str:
@@ -57,14 +68,7 @@ def _format(path: Path) -> str:
 
 def _start(path: Path) -> bytes:
     """The first bytes of a regular file; anything else is refused before it is opened."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be found: {getattr(error, 'strerror', None) or error}") from None
-    if stat.S_ISDIR(mode):
-        raise CheckpointError(f"{path} is a folder; expected a file of weights")
-    if not stat.S_ISREG(mode):
-        raise UnsafeFile(f"{path} is no regular file (a pipe or a device), so it was not opened")
+    check_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(64)

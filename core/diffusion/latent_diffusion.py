@@ -99,7 +99,8 @@ class LatentDiffusion(nn.Module):
     def __init__(self, config: LatentDiffusionConfig, autoencoder: Autoencoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.table = config.table.build()
+        with torch.device("cpu"):  # levels are numbers, also where the weights are built without memory
+            self.table = config.table.build()
         self.network = UNet(config.unet)
         self.conditioner = None if config.text is None else StyleTextEncoder(config.text)
         self.autoencoder = autoencoder

@@ -6,7 +6,6 @@ ldm/models/autoencoder.py.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from ...autoencoders.autoencoder import Autoencoder
@@ -37,13 +36,12 @@ def infer_vq(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
 
 def infer_kl(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     """The config of an AutoencoderKL."""
-    loss = _params(sidecar).get("lossconfig") or {}
-    weight = (loss.get("params") or {}).get("kl_weight", KLConfig().weight)
+    weight = sidecar.at("model.params.lossconfig.params.kl_weight", KLConfig().weight)
     return _infer(header, sidecar, KLConfig(weight=float(weight)))
 
 
 def _infer(header: Header, sidecar: Sidecar, bottleneck: BottleneckConfig) -> AutoencoderConfig:
-    resolution = (_params(sidecar).get("ddconfig") or {}).get("resolution", RESOLUTION)
+    resolution = sidecar.at("model.params.ddconfig.resolution", RESOLUTION, f"{RESOLUTION}, as public configs have it")
     try:
         return AutoencoderConfig(**_sizes(header, resolution), bottleneck=bottleneck)
     except (KeyError, IndexError, ZeroDivisionError) as error:
@@ -73,11 +71,6 @@ def _sizes(header: Header, resolution: int) -> dict[str, Any]:
 
 def _indices(header: Header, pattern: str) -> set[int]:
     return {int(found[1]) for name in header.tensors if (found := re.fullmatch(pattern, name))}
-
-
-def _params(sidecar: Sidecar) -> Mapping[str, Any]:
-    """`model.params` of CompVis's config schema."""
-    return (sidecar.get("model") or {}).get("params") or {}
 
 
 FAMILIES = (

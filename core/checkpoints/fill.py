@@ -1,0 +1,121 @@
+"""Building a model without memory for its weights, and giving it those of a file, every key and number checked."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import CheckpointError, KeyMismatch
+from .family import Family
+from .header import Header
+from .keymap import translate
+
+SHOWN = 8
+MOST = 200_000
+"""Operations that building a model may take: public models take a few thousand."""
+
+
+def build(family: Family, settings: Any, header: Header) -> nn.Module:
+    """The model of a config on the meta device: shapes without memory.
+
+    Raises: CheckpointError where torch refuses the sizes, or there are more layers than any model has.
+    """
+    try:
+        with torch.device("meta"), _Counted():
+            return family.build(settings)
+    except (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{header.path.name}: the model of its config cannot be built: {reason}") from error
+
+
+class _Counted(TorchFunctionMode):
+    """Stops a build that goes on and on, as a config with a billion layers would make it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        if self.calls > MOST:
+            raise ValueError("it has far more layers than any model")
+        return func(*args, **(kwargs or {}))
+
+
+def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype: torch.dtype) -> None:
+    """Give a model on the meta device the weights of a file; those that keep their dtype stay mapped from it.
+
+    Raises: KeyMismatch with every key that does not fit; CheckpointError for weights that are not numbers.
+    """
+    names = translate(family.keys(settings), header.tensors)
+    check_keys(header, names, expected_keys(family, model))
+    tensors = header.read(list(names))
+    check_finite(header, tensors)
+    placed = {new: old for old, new in names.items()}
+    for prefix, part in family.parts(model).items():
+        kept = kept_float32(part)
+        mine = {name: tensors[placed[prefix + name]] for name in part.state_dict()}
+        state = {name: tensor.to(fill_dtype(name, tensor, dtype, kept)) for name, tensor in mine.items()}
+        part.load_state_dict(state, assign=True)
+
+
+def kept_float32(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the keys of modules that compute in float32 whatever the model's dtype."""
+    return tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "keep_float32", False))
+
+
+def fill_dtype(name: str, tensor: Tensor, dtype: torch.dtype, kept: tuple[str, ...]) -> torch.dtype:
+    """What a weight is kept in, where `dtype` is asked for."""
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return torch.float32 if kept and name.startswith(kept) else dtype
+
+
+def expected_keys(family: Family, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a file must fill, by their names over all parts."""
+    return {
+        prefix + name: tensor
+        for prefix, part in family.parts(model).items()
+        for name, tensor in part.state_dict().items()
+    }
+
+
+def check_keys(header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor]) -> None:
+    """KeyMismatch with every key that is missing, left over or of another shape."""
+    found = {new: header.shape(old) for old, new in names.items()}
+    wrong = [
+        f"{name} {found[name]} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name] != tuple(tensor.shape)
+    ]
+    missing = [name for name in expected if name not in found]
+    extra = [old for old, new in names.items() if new not in expected]
+    report = [listed("keys missing", missing), listed("keys left over", extra), listed("keys of another shape", wrong)]
+    if report := "; ".join(filter(None, report)):
+        raise KeyMismatch(f"{header.path.name} does not fit the model that its config names: {report}")
+
+
+def check_finite(header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """CheckpointError where weights are NaN or infinite."""
+    if broken := [name for name, tensor in tensors.items() if not finite(tensor)]:
+        raise CheckpointError(
+            f"{header.path.name} holds weights that are no numbers (NaN or infinite): {listed('tensors', broken)}. "
+            "The file is damaged or its training went wrong: fetch or train it again"
+        )
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every value is a number: by its sum, which NaN and infinity spoil, looked into where it overflows."""
+    if not tensor.is_floating_point():
+        return True
+    wide = tensor.float() if tensor.element_size() == 1 else tensor
+    return bool(wide.sum(dtype=torch.float32).isfinite()) or bool(wide.isfinite().all())
+
+
+def listed(what: str, names: Iterable[str]) -> str:
+    """ "2 keys missing: a, b", or nothing where there are none."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}" if names else ""

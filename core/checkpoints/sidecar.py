@@ -1,0 +1,95 @@
+"""The publisher's config beside a file of weights: found by itself, read safely, each answer's source noted."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from . import yaml_subset
+from .plain_file import open_regular
+
+PathLike = str | os.PathLike[str]
+
+ENDINGS = (".yaml", ".yml", ".json")
+WEIGHTS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"))
+
+
+class Sidecar(Mapping[str, Any]):
+    """What a config file beside the weights says, in its publisher's own schema; empty where there is none.
+
+    data: mappings, lists, text and numbers. name: of the file.
+    found: for each setting that was asked for, where its value came from.
+    """
+
+    def __init__(self, data: Mapping[str, Any] | None = None, name: str = "the config") -> None:
+        self.data, self.name = data or {}, name
+        self.found: dict[str, str] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def at(self, path: str, default: Any = None, source: str = "") -> Any:
+        """The setting under a dotted path, else the default; the answer's source is noted in `found`.
+
+        source: where the default is published; empty where it needs no note.
+        """
+        value: Any = self.data
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            self.found[path] = self.name
+        elif source:
+            self.found[path] = source
+        return default if value is None else value
+
+    def part(self, path: str) -> "Sidecar":
+        """The settings under a dotted path as a sidecar of their own, whose answers are noted here too."""
+        inner = self.at(path)
+        made = Sidecar(inner if isinstance(inner, Mapping) else {}, self.name)
+        made.found = self.found
+        return made
+
+
+def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sidecar:
+    """The config that goes with a file of weights.
+
+    config: as data, or a .yaml or .json file; None looks for one beside the weights: of the same name, or "config"
+    where the folder holds no other weights.
+    Raises: ConfigError for a file that cannot be read or holds no settings by name.
+    """
+    if isinstance(config, Mapping):
+        return config if isinstance(config, Sidecar) else Sidecar(config)
+    chosen = beside(path) if config is None else Path(config)
+    if chosen is None:
+        return Sidecar()
+    try:
+        with open_regular(chosen, yaml_subset.LIMIT) as file:
+            text = file.read().decode("utf-8")
+        found = json.loads(text) if chosen.suffix.lower() == ".json" else yaml_subset.parse(text)
+    except (OSError, ValueError, RecursionError) as error:
+        kind = "JSON" if chosen.suffix.lower() == ".json" else "YAML"
+        raise ConfigError(f"the config {chosen.name} cannot be read as {kind}: {error}") from None
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"the config {chosen.name} holds no settings by name; expected those of the weights")
+    return Sidecar(found, chosen.name)
+
+
+def beside(path: Path) -> Path | None:
+    """The config that lies beside a file of weights, or None."""
+    own = next((path.with_suffix(ending) for ending in ENDINGS if path.with_suffix(ending).is_file()), None)
+    if own is not None:
+        return own
+    shared = next((found for ending in ENDINGS if (found := path.with_name(f"config{ending}")).is_file()), None)
+    return shared if shared is not None and _alone(path) else None
+
+
+def _alone(path: Path) -> bool:
+    return all(other == path for other in path.parent.iterdir() if other.suffix.lower() in WEIGHTS)
