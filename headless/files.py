@@ -29,7 +29,7 @@ class Files:
     on_write: Callable[[Path], None] = lambda path: None
 
     def find(self, name: str) -> Path:
-        """The picture that a workflow calls `name`; "x.png [output]" is looked for among the outputs.
+        """The file that a workflow calls `name`; "x.png [output]" is looked for among the outputs.
 
         Raises: WorkflowError where none of the folders has it.
         """
@@ -38,7 +38,7 @@ class Files:
         name = bare if place in ("output]", "input]", "temp]") else name
         found = next((path for path in (folder / name for folder in folders) if path.is_file()), None)
         if found is None:
-            raise WorkflowError(f"no picture {name!r} in {', '.join(str(folder) for folder in folders)}")
+            raise WorkflowError(f"no file {name!r} in {', '.join(str(folder) for folder in folders)}")
         return found
 
     def series(self, prefix: str, size: tuple[int, int], suffix: str = ".png") -> "Series":

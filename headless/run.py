@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ..core.errors import WorkflowError
+from ..nodes.host_data import FILES
 from . import overrides
 from .execute import execute
 from .files import Files
@@ -17,7 +18,6 @@ from .inputs import NodeClass
 from .progress import Progress
 from .prompt import Prompt, from_api, to_api
 from .standins import STANDINS
-from .standins.images import FILES
 from .validate import check
 
 

@@ -15,6 +15,7 @@ Only the modules host*.py import ComfyUI, and only inside functions.
 
 from .host_clip import encode_text, unwrap_clip, wrap_clip
 from .host_condition import Conditioning, conditioning, to_condition
+from .host_data import FILES, data_changed, data_names, find_data, save_data
 from .host_env import IN_HOST, headless_device, set_headless_device
 from .host_files import changed, find, names
 from .host_images import preview_image, preview_ui, split_alpha, to_image
@@ -27,15 +28,19 @@ from .host_upscale import unwrap_upscaler, wrap_upscaler
 from .host_vae import wrap_vae
 
 __all__ = [
+    "FILES",
     "IN_HOST",
     "Conditioning",
     "Latent",
     "Solver",
     "changed",
     "conditioning",
+    "data_changed",
+    "data_names",
     "empty_latent",
     "encode_text",
     "find",
+    "find_data",
     "headless_device",
     "loaded",
     "names",
@@ -43,6 +48,7 @@ __all__ = [
     "preview_ui",
     "progress",
     "sample",
+    "save_data",
     "set_headless_device",
     "set_headless_progress",
     "solver",

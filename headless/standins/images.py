@@ -11,13 +11,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...core.errors import WorkflowError
+from ...nodes.host_data import FILES
 from ..files import Files
 from .resize import CROPS, IMAGE_METHODS, resize
 
 LARGEST = 16384
-FILES = "VITRAIL_FILES"
-"""Type of the hidden input that brings a node the run's `Files`."""
-
 METADATA = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO", "files": FILES}
 """Hidden inputs of the nodes that write pictures."""
 

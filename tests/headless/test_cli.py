@@ -59,7 +59,7 @@ def test_run_takes_its_own_pictures_again(workflow: Path, capsys: pytest.Capture
     [
         (("3.filename_prefix", "../x"), "leads out"),
         (("2.scale_by", "9"), "outside 0.01 to 8.0"),
-        (("1.image", "none.png"), "no picture 'none.png'"),
+        (("1.image", "none.png"), "no file 'none.png'"),
     ],
 )
 def test_what_cannot_run_is_one_line(

@@ -72,5 +72,5 @@ def test_the_first_folder_that_has_a_picture_gives_it(files: Files, tmp_path: Pa
     assert files.find("both.png") == tmp_path / "a" / "both.png"
     assert files.find("only b.png [input]") == tmp_path / "b" / "only b.png"
     assert files.find("both.png [output]") == tmp_path / "out" / "both.png"
-    with pytest.raises(WorkflowError, match=r"no picture 'none.png' in .*a, .*b"):
+    with pytest.raises(WorkflowError, match=r"no file 'none.png' in .*a, .*b"):
         files.find("none.png")
