@@ -61,6 +61,12 @@ class Whole:
     def load(self, device_to: Any = None, **options: Any) -> None:
         super().load(device_to, **{**options, "full_load": True})  # type: ignore[misc]
 
+    def add_object_patch(self, name: str, obj: Any) -> None:
+        """What a stock node puts in the place of a part; the model may fit it first (`fit_part`)."""
+        if (fit := getattr(self.model, "fit_part", None)) is not None:  # type: ignore[attr-defined]
+            fit(name, obj)
+        super().add_object_patch(name, obj)  # type: ignore[misc]
+
 
 class Borrowed(nn.Module):
     """A module with another's children, so that their weights have the same keys: another face for the same network."""

@@ -13,7 +13,8 @@ from ..core.types import Condition
 from .host_env import IN_HOST
 from .host_images import colours
 from .host_memory import Borrowed, patcher_of
-from .host_table import SAMPLING, host_sampling
+from .host_patches import Control, HostHooks, without_place
+from .host_table import SAMPLING, fit_levels, host_sampling
 
 if TYPE_CHECKING:
     from ..core.diffusion.latent_diffusion import LatentDiffusion
@@ -63,14 +64,31 @@ class HostNetwork(Borrowed):
         timesteps: Tensor,
         context: Tensor | None = None,
         y: Tensor | None = None,
-        control: Any = None,
+        control: Control | None = None,
         transformer_options: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Tensor:
+        from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+        options = {} if transformer_options is None else transformer_options
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        run = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return run.execute(x, timesteps, context, y, control, options, **more)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        control: Control | None,
+        options: dict[str, Any],
         **_: Any,
     ) -> Tensor:
-        options = transformer_options or {}
-        self._tell({"ControlNet"} if control is not None else set())
-        self._tell({str(name) for kind in ("patches", "patches_replace") for name in options.get(kind) or ()})
-        return self.vitrail(x, timesteps, context, y)
+        config = self.vitrail.config
+        self._tell(without_place(config, options))
+        hooks = HostHooks(config.model_channels, options, control, lambda name: self._tell({name}))
+        return self.vitrail(x, timesteps, context, y, hooks)
 
     def _tell(self, patches: set[str]) -> None:
         """One warning for each kind of patch that this network has no place for."""
@@ -87,6 +105,11 @@ class HostModel:
 
     vitrail: "LatentDiffusion"
     null: Condition
+
+    def fit_part(self, name: str, part: Any) -> None:
+        """Make a stock node's noise levels those that the network was trained on."""
+        if name == "model_sampling":
+            fit_levels(part, self.vitrail)
 
     def encode_adm(self, **given: Any) -> Tensor | None:
         """y: the pooled vector or the class labels of the conditioning."""

@@ -1,5 +1,6 @@
 """Noise levels across the door: the host's `model_sampling` as a core Table, and our tables as the host's."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..core.diffusion.latent_diffusion import LatentDiffusion
     from ..core.diffusion.tables import Table
+
+log = logging.getLogger(__name__)
 
 SAMPLING = {  # prediction: the host's class of it, and the host's type of model nearest to it
     "eps": ("EPS", "EPS"),
@@ -98,3 +101,38 @@ def host_sampling(diffusion: "LatentDiffusion") -> Any:
         made._register_schedule(given_betas=levels.betas)
     made.sigma_data, made.vitrail_table = sigma_data, levels
     return made
+
+
+def fit_levels(sampling: Any, diffusion: "LatentDiffusion") -> None:
+    """Give a `model_sampling` of a stock node, which knows the host's own schedules only, the levels of our network.
+
+    What the node is for stays: another prediction, zero terminal SNR, another shift or range. Levels of a kind that
+    the network was not trained on stay too, with a warning.
+    """
+    from comfy import model_sampling
+
+    from ..core.diffusion.tables import FlowTable, LogTable, NoiseTable
+
+    levels = diffusion.table
+    if isinstance(levels, NoiseTable) and isinstance(sampling, model_sampling.ModelSamplingDiscrete):
+        sampling._register_schedule(given_betas=levels.betas, zsnr=sampling.zsnr)
+        if hasattr(sampling, "skip_steps"):
+            _distil(sampling)
+    elif isinstance(levels, FlowTable) and isinstance(sampling, model_sampling.ModelSamplingDiscreteFlow):
+        sampling.set_parameters(shift=sampling.shift, timesteps=levels.timesteps, multiplier=levels.multiplier)
+    elif isinstance(levels, LogTable) and isinstance(sampling, model_sampling.ModelSamplingContinuousEDM):
+        sampling.sigma_data = diffusion.config.sigma_data
+    else:
+        log.warning(
+            "a node gives this model noise levels that it was not trained on (%s; its own are a %s): the picture will "
+            "be wrong; take that node out",
+            ", ".join(base.__name__ for base in type(sampling).__bases__),
+            type(levels).__name__,
+        )
+
+
+def _distil(sampling: Any) -> None:
+    """Every k-th level, the last one among them, as the host's LCM sampling keeps."""
+    count, kept = len(sampling.sigmas), min(sampling.original_timesteps, len(sampling.sigmas))
+    sampling.skip_steps = count // kept
+    sampling.set_sigmas(sampling.sigmas[count - 1 - (kept - 1) * sampling.skip_steps :: sampling.skip_steps])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ShapeError
 from ..nn.attention import AttentionBlock, SpatialTransformer
+from ..nn.hooks import NO_HOOKS, Hooks
 from ..nn.init import zero_
 from ..nn.pad import crop, pad_to
 from ..nn.timestep import timestep_embedding
@@ -165,29 +166,40 @@ class UNet(nn.Module):
             nn.GroupNorm(GROUPS, top), nn.SiLU(), zero_(nn.Conv2d(top, config.out_channels * folded, 3, padding=1))
         )
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> Tensor:
         """Predict from a noisy latent.
 
         x: [B, in_channels, h, w], any size: reflected up to a multiple of the factor, and cropped back.
         timesteps: [B] or [], fractions allowed.
         context: [B, L, context_dim], for a network with a context.
         y: [B, vector_dim] float, or [B] int64 class labels, for a network with either.
+        hooks: what else happens on the way.
         Returns [B, out_channels, h, w] in the dtype of the weights, or of autocast.
         Raises: ShapeError when x, context or y is missing or of another kind.
         """
         self._check(x, context, y)
         dtype = self.dtype
-        emb = self._embed(timesteps.expand(x.shape[0]), y, dtype)
         context = None if context is None else context.to(dtype)
         h, size = pad_to(x.to(dtype), self.config.factor)
         h = F.pixel_unshuffle(h, self.config.patch_size)
+        emb = self._embed(hooks.start(h, self._time(timesteps.expand(x.shape[0]), dtype)), y)
         skips: list[Tensor] = []
-        for block in self.input_blocks:
-            h = block(h, emb, context)
-            skips.append(h)
-        h = self.middle_block(h, emb, context)
-        for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+        for i, block in enumerate(self.input_blocks):
+            hooks.block("input", i)
+            h, skip = hooks.after_input(block(h, emb, context, hooks))
+            skips.append(skip)
+        hooks.block("middle", 0)
+        h = hooks.after_middle(self.middle_block(h, emb, context, hooks))
+        for i, block in enumerate(self.output_blocks):
+            hooks.block("output", i)
+            h = block(torch.cat(hooks.before_output(h, skips.pop()), dim=1), emb, context, hooks)
         return crop(F.pixel_shuffle(self.out(h), self.config.patch_size), size)
 
     @property
@@ -195,12 +207,15 @@ class UNet(nn.Module):
         """Of the weights; inputs are cast to it."""
         return next(self.parameters()).dtype
 
-    def _embed(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Time and y as one vector, [B, emb_width]."""
-        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(dtype))
+    def _time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B] -> [B, emb_width]."""
+        return self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(dtype))
+
+    def _embed(self, emb: Tensor, y: Tensor | None) -> Tensor:
+        """The time's embedding and y as one vector, [B, emb_width]."""
         if y is None:
             return emb
-        return emb + self.label_emb(y if self.config.num_classes is not None else y.to(dtype))
+        return emb + self.label_emb(y if self.config.num_classes is not None else y.to(emb.dtype))
 
     def _check(self, x: Tensor, context: Tensor | None, y: Tensor | None) -> None:
         config = self.config

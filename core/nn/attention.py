@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .hooks import NO_HOOKS, Hooks
 from .init import zero_
 
 HALF = (torch.bfloat16, torch.float16)
@@ -77,9 +78,12 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x: [B, N, width]; context: [B, L, context_width] -> [B, N, width]."""
         source = x if context is None else context
-        parts = (self.to_q(x), self.to_k(source), self.to_v(source))
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.to_out(self.mix(self.to_q(x), self.to_k(source), self.to_v(source)))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend, head by head. q: [B, N, inner]; k, v: [B, L, inner] -> [B, N, inner]."""
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        return attend(q, k, v).transpose(1, 2).flatten(2)
 
 
 class GEGLU(nn.Module):
@@ -117,10 +121,10 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, context_width, heads, head_width, dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None, hooks: Hooks = NO_HOOKS) -> Tensor:
         """x: [B, N, width]; context: [B, L, context_width] -> the shape of x."""
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+        x = hooks.between(x + hooks.attend("attn1", self.attn1, self.norm1(x), None))
+        x = x + hooks.attend("attn2", self.attn2, self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
@@ -152,11 +156,12 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zero_(nn.Linear(inner, channels) if linear else nn.Conv2d(inner, channels, 1))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, hooks: Hooks = NO_HOOKS) -> Tensor:
         """x: [B, C, H, W]; context: [B, L, context_width] -> the shape of x."""
         tokens = self._tokens(x)
-        for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+        for depth, block in enumerate(self.transformer_blocks):
+            hooks.transformer(x, depth)
+            tokens = block(tokens, context, hooks)
         return x + self._picture(tokens, x.shape[-2:])
 
     def _tokens(self, x: Tensor) -> Tensor:

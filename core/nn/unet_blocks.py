@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import SpatialTransformer
+from .hooks import NO_HOOKS, Hooks
 from .init import zero_
 
 
@@ -88,13 +89,15 @@ class ResBlock(nn.Module):
 class Stage(nn.Sequential):
     """Layers one after another; the time goes to residual blocks, the context to transformers."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, emb: Tensor, context: Tensor | None, hooks: Hooks = NO_HOOKS
+    ) -> Tensor:
         """x: [B, C, H, W]; emb: [B, E]; context: [B, L, D] or None -> [B, C', H', W']."""
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, context, hooks)
             else:
                 x = layer(x)
         return x

@@ -186,18 +186,19 @@ def stock_changes_reach_both_samplers(host: Host) -> str:
     for name, change in STOCK_CHANGES.items():
         parts = Parts.of(host)
         changed = change(parts)
-        runs = {"plain": parts.stock(), "stock": parts.stock(**changed), "ours": parts.ours(**changed)}
+        sigmas = parts.sigmas(model=changed.get("model", parts.model))
+        runs = {"plain": parts.stock(), "stock": parts.stock(**changed), "ours": parts.ours(sigmas, **changed)}
         latents = host.latents(parts.graph, **runs)
         assert worst(latents["plain"], latents["stock"]) > SAME, f"{name} made no difference"
         figures[name] = worst(latents["stock"], latents["ours"])
     return f"our sampler against KSampler: {table(figures)}"
 
 
-def warns_of_a_patch_without_a_place(host: Host) -> str:
+def warns_of_levels_of_another_kind(host: Host) -> str:
     parts, before = Parts.of(host), len(host.server.log)
-    patched = parts.graph.add("FreeU_V2", model=parts.model)[0]
+    patched = parts.graph.add("ModelSamplingSD3", model=parts.model)[0]
     host.latents(parts.graph, plain=parts.stock(), patched=parts.stock(model=patched))
-    warnings = re.findall(r"this network has no place for.*", host.server.log[before:])
+    warnings = re.findall(r"a node gives this model.*", host.server.log[before:])
     assert len(warnings) == 1, warnings or "no warning"
     return warnings[0]
 
@@ -287,7 +288,7 @@ CHECKS: dict[str, Check] = {
     "inpainting by mask": inpainting,
     "image i of a batch equals its own run": each_of_a_batch_equals_its_own_run,
     "stock patches and conditionings reach both samplers": stock_changes_reach_both_samplers,
-    "a stock patch that our network has no place for is warned of, once": warns_of_a_patch_without_a_place,
+    "a stock node with noise levels of another kind is warned of, once": warns_of_levels_of_another_kind,
     "cancel in mid-sampling, then run again": cancel_then_run_again,
     "previews arrive every step": previews_arrive,
     "stock ImageUpscaleWithModel runs our UPSCALE_MODEL": stock_upscaler_runs_our_refiner,

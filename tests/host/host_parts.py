@@ -89,8 +89,17 @@ def _late(parts: Parts) -> dict[str, Link]:
     return _combined(parts, parts.graph.add("ConditioningSetTimestepRange", conditioning=apple, start=0.3, end=1.0)[0])
 
 
+def _patched(kind: str, **widgets: Any) -> Callable[[Parts], dict[str, Link]]:
+    return lambda parts: {"model": parts.graph.add(kind, model=parts.model, **widgets)[0]}
+
+
 STOCK_CHANGES: dict[str, Callable[[Parts], dict[str, Link]]] = {
-    "RescaleCFG": lambda parts: {"model": parts.graph.add("RescaleCFG", model=parts.model)[0]},
+    "RescaleCFG": _patched("RescaleCFG"),
+    "FreeU_V2": _patched("FreeU_V2"),
+    "PerturbedAttentionGuidance": _patched("PerturbedAttentionGuidance"),
+    "SelfAttentionGuidance": _patched("SelfAttentionGuidance"),
+    "UNetCrossAttentionMultiply": _patched("UNetCrossAttentionMultiply", q=1.5),
+    "ModelSamplingDiscrete": _patched("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True),
     "ConditioningAverage": _average,
     "ConditioningSetArea": _area,
     "ConditioningSetTimestepRange": _late,

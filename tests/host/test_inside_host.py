@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inside_host import CHECKS
 
 SCRIPT = Path(__file__).with_name("inside_host.py")
 PACK = SCRIPT.parents[2]
-NAMES = [line.strip(" ,\n") for line in SCRIPT.read_text().partition("] = (\n")[2].partition(")\n")[0].splitlines()]
 
 pytestmark = pytest.mark.host
 
@@ -28,6 +28,6 @@ def results() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHECKS)
 def test_inside_the_host(results: dict[str, Any], name: str) -> None:
     assert "error" not in results[name], results[name]["error"]
