@@ -12,6 +12,9 @@ TOP = 16
 PAIRS = 1 << 22
 """Distances held at once when all codes are compared."""
 
+COMPARED = 1 << 15
+"""The distances between the codes of a larger codebook (a grid, as a rule) are not looked at."""
+
 
 def usage(indices: Tensor, codes: int) -> Tensor:
     """How often each code occurs: int64 indices of any shape -> int64 [codes].
@@ -22,6 +25,15 @@ def usage(indices: Tensor, codes: int) -> Tensor:
     if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < codes:
         raise ShapeError(f"codes run from {int(flat.min())} to {int(flat.max())}; expected 0 to {codes - 1}")
     return torch.bincount(flat, minlength=codes)
+
+
+def level_usage(indices: Tensor, codes: int) -> Tensor:
+    """How often each code occurs on each level: int64 [B, h, w], one level, or [B, h, w, levels] -> [levels, codes].
+
+    Raises: ShapeError for an index that is no code.
+    """
+    levels = indices[..., None] if indices.ndim == 3 else indices
+    return torch.stack([usage(level, codes) for level in levels.unbind(-1)])
 
 
 def perplexity(counts: Tensor) -> float:
@@ -103,21 +115,26 @@ def report(codebook: Tensor, counts: Tensor | None = None) -> dict[str, Any]:
     """The health of a codebook, as JSON can say it.
 
     codebook: [K, D] float; counts: [K] of `usage`, or None when no codes were looked at.
-    Returns codes, dim, norms and spacing (min, mean, max), duplicates (codes equal to an earlier one), not_finite, and
-    with counts: tokens, used, dead, perplexity, top (the most frequent codes).
+    Returns codes, dim, norms and spacing (min, mean, max; None beyond COMPARED codes), duplicates (codes equal to an
+    earlier one), not_finite, and with counts: tokens, used, dead, perplexity, top (the most frequent codes).
     """
     finite = codebook.isfinite().all(1)
     sound = codebook.where(finite[:, None], torch.zeros_like(codebook))
-    spacing = nearest_distances(sound)[0] if len(sound) > 1 else torch.zeros(1)
     found: dict[str, Any] = {
         "codes": len(codebook),
         "dim": codebook.shape[1],
         "norms": _spread(sound.float().norm(dim=1)),
-        "spacing": _spread(spacing),
+        "spacing": _spacing(sound),
         "duplicates": len(codebook) - len(torch.unique(codebook, dim=0)),
         "not_finite": int((~finite).sum()),
     }
     return found if counts is None else found | _use(counts)
+
+
+def _spacing(codebook: Tensor) -> dict[str, float] | None:
+    if len(codebook) > COMPARED:
+        return None
+    return _spread(nearest_distances(codebook)[0] if len(codebook) > 1 else torch.zeros(1))
 
 
 def _use(counts: Tensor) -> dict[str, Any]:

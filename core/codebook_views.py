@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, log2
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .autoencoders.autoencoder import Autoencoder
-from .codebook import neighbours, perplexity, project, usage
+from .codebook import level_usage, neighbours, perplexity, project
 from .drawing import ACCENT, BACKGROUND, FAINT, PANEL, Canvas, heat, palette, to_bytes
 from .errors import ConfigError
 from .types import Codes
@@ -26,10 +27,16 @@ CONTEXT = 3
 LARGE = 4096
 """Codebooks with more codes than this are decoded without that surround."""
 
+MOST = 1 << 16
+"""Views that decode every code refuse larger codebooks than this."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What there is to look at: an autoencoder with a codebook, codes made with it (or None), one code of interest."""
+    """What there is to look at: an autoencoder with a codebook, codes made with it (or None), one code of interest.
+
+    Of a residual codebook the views show the first level, which every other one refines.
+    """
 
     model: Autoencoder
     codes: Codes | None = None
@@ -44,12 +51,21 @@ class Look:
 
     @property
     def counts(self) -> Tensor | None:
-        return None if self.codes is None else usage(self.codes.indices.cpu(), len(self.codebook))
+        return None if self.codes is None else level_usage(self.codes.indices.cpu(), len(self.codebook))[0]
+
+    @property
+    def levels(self) -> dict[str, Any]:
+        """Codes used and perplexity of every level, for a report; empty without codes, or where there is one level."""
+        if self.codes is None or self.model.levels == 1:
+            return {}
+        every = level_usage(self.codes.indices.cpu(), len(self.codebook))
+        return {"levels": [{"used": int((n > 0).sum()), "perplexity": round(perplexity(n), 3)} for n in every]}
 
     def summary(self) -> str:
         """One line on the use of the codebook."""
         codebook, counts = self.codebook, self.counts
         size = f"{len(codebook)} codes of {codebook.shape[1]} numbers"
+        size += f", the first of {self.model.levels} levels" if self.model.levels > 1 else ""
         if counts is None:
             return size
         used = int((counts > 0).sum())
@@ -57,6 +73,16 @@ class Look:
             f"{size}   used {used} ({100 * used / len(counts):.1f} %)   "
             f"perplexity {perplexity(counts):.1f}   tokens {int(counts.sum())}"
         )
+
+
+def decode_all(look: Look, context: int) -> Tensor:
+    """`decode_patches` of every code. Raises: ConfigError for a codebook too large to draw."""
+    if (count := len(look.codebook)) > MOST:
+        raise ConfigError(
+            f"this view draws at most {MOST} codes, and the codebook has {count}: choose the token map, usage or "
+            "neighbours"
+        )
+    return decode_patches(look.model, torch.arange(count), context=context)
 
 
 @torch.no_grad()
@@ -88,8 +114,7 @@ def as_rgb(x: Tensor) -> Tensor:
 def atlas(look: Look) -> Tensor:
     """Every code as a patch, in the order of the codes."""
     count = len(look.codebook)
-    patches = decode_patches(look.model, torch.arange(count), context=CONTEXT if count <= LARGE else 1)
-    return _grid(patches, "Atlas", look.summary())
+    return _grid(decode_all(look, CONTEXT if count <= LARGE else 1), "Atlas", look.summary())
 
 
 def usage_map(look: Look) -> Tensor:
@@ -151,7 +176,7 @@ def projection(look: Look) -> Tensor:
     Codes that do not occur are hollow.
     """
     found, counts = project(look.codebook), look.counts
-    colours = to_bytes(decode_patches(look.model, torch.arange(len(look.codebook)), context=1).mean((1, 2)))
+    colours = to_bytes(decode_all(look, context=1).mean((1, 2)))
     sizes = torch.full((len(colours),), 0.2) if counts is None else _log_share(counts.float())
     middle = (found.points.amax(0) + found.points.amin(0)) / 2
     reach = float((found.points - middle).abs().max().clamp_min(1e-12)) * 1.05

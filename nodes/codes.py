@@ -51,12 +51,11 @@ def encode_image(model: Autoencoder, image: Tensor, tile_size: int = 0) -> tuple
 def codes_of(model: Autoencoder, latent: Tensor, image_size: tuple[int, int] | None = None) -> Codes:
     """The nearest codes of a latent; image_size: (H, W) to crop to, by default all of it."""
     indices = _rounded(model, latent).indices
-    codebook = model.codebook
-    if indices is None or codebook is None:
+    if indices is None or model.codebook_size is None:
         raise ConfigError(f'the input "vq_model" has no codebook: {NO_CODEBOOK}')
     factor = model.factor
     size = image_size or (latent.shape[2] * factor, latent.shape[3] * factor)
-    return Codes(indices=indices.cpu(), codebook_size=len(codebook), factor=factor, image_size=size)
+    return Codes(indices=indices.cpu(), codebook_size=model.codebook_size, factor=factor, image_size=size)
 
 
 def lookup(model: Autoencoder, codes: Codes) -> Tensor:
@@ -67,14 +66,19 @@ def lookup(model: Autoencoder, codes: Codes) -> Tensor:
 
 
 def check_codes(model: Autoencoder, codes: Codes) -> None:
-    """Raises: ShapeError where codes were made with an autoencoder of another codebook or factor."""
-    size = 0 if (codebook := model.codebook) is None else len(codebook)
-    if (codes.codebook_size, codes.factor) != (size, model.factor):
+    """Raises: ShapeError where codes were made with an autoencoder of another codebook, factor or number of levels."""
+    levels = 1 if codes.indices.ndim == 3 else codes.indices.shape[3]
+    found = codes.codebook_size, codes.factor, levels
+    expected = model.codebook_size or 0, model.factor, model.levels
+    if found != expected:
         raise ShapeError(
-            f"the codes are of a codebook of {codes.codebook_size} codes, {codes.factor} pixels each; this autoencoder "
-            f"has {size} codes of {model.factor} pixels. Use the autoencoder that made them, or encode the picture "
-            "again with this one"
+            f"the codes are of {_codebook(*found)}; this autoencoder has {_codebook(*expected)}. Use the autoencoder "
+            "that made them, or encode the picture again with this one"
         )
+
+
+def _codebook(codes: int, factor: int, levels: int) -> str:
+    return f"{f'{levels} codebooks' if levels > 1 else 'a codebook'} of {codes} codes, {factor} pixels each"
 
 
 def samples_of(latent: Latent, model: Autoencoder) -> Tensor:
@@ -219,7 +223,7 @@ class CodebookInspect(Node):
         look = Look(model=model, codes=codes, code=code)
         with host.loaded(model):
             picture, counts = DRAWN[view](look), look.counts
-        found = report(look.codebook, counts)
+        found = report(look.codebook, counts) | look.levels
         figures = (0.0, 0) if counts is None else (perplexity(counts), found["used"])
         ui = {**host.preview_ui(picture), "text": [look.summary()]}
         return {"ui": ui, "result": (picture, json.dumps(found, indent=2), *figures)}

@@ -30,7 +30,7 @@ class FirstStage(Borrowed):
     def decode(self, latent: Tensor, **_: Any) -> Tensor:
         """[B, c, h, w] -> [B, 3, H, W], about -1..1. Raises: ShapeError for a latent of another autoencoder."""
         ours = self.vitrail
-        if ours.codebook is not None and latent.shape[1] == ours.config.embed_dim:
+        if ours.codebook_size is not None and latent.shape[1] == ours.config.embed_dim:
             latent = ours.quantize(latent.float()).latent
         return ours.decode(latent.to(self._dtype))
 

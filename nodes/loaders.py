@@ -52,7 +52,7 @@ def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any)
 
 def _with_codebook(autoencoder: Autoencoder | None, name: str) -> Autoencoder | None:
     """The autoencoder as a VQ_MODEL, or None where it has no codebook."""
-    if autoencoder is None or autoencoder.codebook is not None:
+    if autoencoder is None or autoencoder.codebook_size is not None:
         return autoencoder
     log.warning("%s has no codebook (its latent is continuous): the output vq_model is empty", name)
     return None

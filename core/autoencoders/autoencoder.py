@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from ..bottlenecks import KLBottleneck, build_bottleneck
+from ..bottlenecks import FiniteScalarQuantizer, KLBottleneck, build_bottleneck
 from ..errors import ConfigError, ShapeError
 from ..types import Quantized
 from .config import AutoencoderConfig
@@ -34,7 +34,7 @@ class Autoencoder(nn.Module):
         Raises: ShapeError for other channels or sizes.
         """
         self._check_picture(x)
-        h = self.quant_conv(self.encoder(x))
+        h = self._before_bottleneck(x)
         return self.quantize.sample(h, generator) if isinstance(self.quantize, KLBottleneck) else h
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,8 +45,11 @@ class Autoencoder(nn.Module):
         return self.quantize.split(self.quant_conv(self.encoder(x)))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """The codebook's vectors, [B, embed_dim, h, w], of int64 codes [B, h, w]; ConfigError without a codebook."""
-        if self.codebook is None:
+        """The codebook's vectors, [B, embed_dim, h, w] float, of int64 codes [B, h, w] or [B, h, w, levels].
+
+        Raises: ConfigError without a codebook; ShapeError for codes that the codebook does not have.
+        """
+        if self.codebook_size is None:
             raise ConfigError("this autoencoder has no codebook: its latent is continuous (KL), so there are no codes")
         return self.quantize.lookup(indices)  # pyright: ignore[reportCallIssue]
 
@@ -66,7 +69,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
         """The reconstruction of x and what the bottleneck made of it."""
-        quantized = self.quantize(self.quant_conv(self.encoder(x)))
+        quantized = self.quantize(self._before_bottleneck(x))
         return self.decode(quantized.latent), quantized
 
     def scale(self, z: Tensor) -> Tensor:
@@ -81,12 +84,26 @@ class Autoencoder(nn.Module):
 
     @property
     def codebook(self) -> Tensor | None:
-        """The codes' vectors, [K, D] float32, or None for a continuous latent."""
+        """The codes' vectors, [K, D] float32 (of several levels the first one's), or None for a continuous latent."""
         return getattr(self.quantize, "codebook", None)
+
+    @property
+    def codebook_size(self) -> int | None:
+        """The number of codes K, without making the codebook; None for a continuous latent."""
+        return getattr(self.config.bottleneck, "codes", None)
+
+    @property
+    def levels(self) -> int:
+        """Codes a cell: 1, but for a residual codebook."""
+        return getattr(self.config.bottleneck, "depth", 1)
 
     @property
     def factor(self) -> int:
         return self.config.factor
+
+    def _before_bottleneck(self, x: Tensor) -> Tensor:
+        h = self.quant_conv(self.encoder(x))
+        return self.quantize.bound(h) if isinstance(self.quantize, FiniteScalarQuantizer) else h
 
     def _affine(self, z: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale = (torch.tensor(v, dtype=z.dtype, device=z.device).view(1, -1, 1, 1) for v in self._shift_scale)

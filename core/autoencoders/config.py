@@ -47,6 +47,8 @@ class AutoencoderConfig:
             raise ConfigError("ch_mult is empty; expected one multiple of ch a level, such as (1, 2, 4)")
         if self.attn_type not in ("vanilla", "none"):
             raise ConfigError(f'attn_type is "{self.attn_type}"; expected "vanilla" or "none"')
+        if (dim := getattr(self.bottleneck, "dim", self.embed_dim)) != self.embed_dim:
+            raise ConfigError(f"embed_dim is {self.embed_dim}, but the codebook's vectors have {dim} numbers")
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, self.embed_dim):
                 raise ConfigError(

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import ConfigError
+from .fsq import FiniteScalarQuantizer, FSQConfig
 from .gumbel import GumbelConfig, GumbelQuantizer
 from .kl import KLBottleneck, KLConfig
+from .lfq import LFQConfig, LookupFreeQuantizer
+from .residual import ResidualConfig, ResidualQuantizer
 from .search import nearest
 from .vq import VectorQuantizer, VQConfig
 
-BottleneckConfig = VQConfig | KLConfig | GumbelConfig
+BottleneckConfig = VQConfig | KLConfig | GumbelConfig | FSQConfig | LFQConfig | ResidualConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ BOTTLENECKS = {
     "vq": Bottleneck(VQConfig, VectorQuantizer),
     "kl": Bottleneck(KLConfig, KLBottleneck),
     "gumbel": Bottleneck(GumbelConfig, GumbelQuantizer),
+    "fsq": Bottleneck(FSQConfig, FiniteScalarQuantizer),
+    "lfq": Bottleneck(LFQConfig, LookupFreeQuantizer),
+    "residual": Bottleneck(ResidualConfig, ResidualQuantizer),
 }
 
 
@@ -40,10 +46,16 @@ __all__ = [
     "BOTTLENECKS",
     "Bottleneck",
     "BottleneckConfig",
+    "FSQConfig",
+    "FiniteScalarQuantizer",
     "GumbelConfig",
     "GumbelQuantizer",
     "KLBottleneck",
     "KLConfig",
+    "LFQConfig",
+    "LookupFreeQuantizer",
+    "ResidualConfig",
+    "ResidualQuantizer",
     "VQConfig",
     "VectorQuantizer",
     "build_bottleneck",

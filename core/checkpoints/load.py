@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def save_model(model: nn.Module, path: PathLike, *, dtype: torch.dtype | None = 
     tensors = {
         name: tensor if dtype is None else tensor.to(fill_dtype(name, tensor, dtype, kept))
         for name, tensor in model.state_dict().items()
-        if not name.startswith(kind.skip or ("\0",))
+        if not any(fnmatchcase(name, pattern) for pattern in kind.skip)
     }
     write_tensors(path, tensors, metadata_of(kind, model, extra))
 

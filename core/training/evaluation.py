@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
+from ..codebook import level_usage
 from ..diffusion.guidance import guided
 from ..diffusion.latent_diffusion import LatentDiffusion
 from ..diffusion.noise import seeded
@@ -42,16 +43,19 @@ def autoencoder_figures(model: Autoencoder, examples: Sequence[Example], size: i
     held_out = [example for example in examples if example.split != "train"]
     made = [(x, *model(x)) for x in _batches(Pictures(held_out, size), 64)]
     quality = torch.cat([psnr(y.clamp(-1, 1), x) for x, y, _ in made])
-    used = torch.cat([q.indices.flatten() for *_, q in made if q.indices is not None]).unique()
     every = [model.quantize(model.encode(x)).indices for x in _batches(Pictures(examples, size), 64)]
-    all_used = torch.cat([indices.flatten() for indices in every if indices is not None]).unique()
-    codes = len(model.codebook) if model.codebook is not None else 1
     return {
         "pictures": len(held_out),
         "psnr_db": float(quality.mean()),
-        "codes_used_percent": 100 * len(all_used) / codes,
-        "codes_used_held_out_percent": 100 * len(used) / codes,
+        "codes_used_percent": _used_percent(every, model.codebook_size),
+        "codes_used_held_out_percent": _used_percent([q.indices for *_, q in made], model.codebook_size),
     }
+
+
+def _used_percent(indices: Sequence[Tensor | None], codes: int | None) -> float:
+    """How many of the codes of all levels occur, in percent; 0 for a continuous latent."""
+    found = [part for part in indices if part is not None]
+    return 100 * float((level_usage(torch.cat(found), codes) > 0).double().mean()) if found and codes else 0.0
 
 
 @torch.no_grad()

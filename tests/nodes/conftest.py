@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
-from vitrail.core.bottlenecks import KLConfig, VQConfig
+from vitrail.core.bottlenecks import BottleneckConfig, KLConfig, VQConfig
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.unet import UNetConfig
 from vitrail.core.refine import Refiner, RefinerConfig
@@ -88,6 +88,11 @@ def other_model() -> Autoencoder:
 @pytest.fixture(scope="session")
 def kl_model() -> Autoencoder:
     return autoencoder(bottleneck=KLConfig(), double_z=True)
+
+
+@pytest.fixture(scope="session")
+def with_bottleneck() -> Callable[[BottleneckConfig], Autoencoder]:
+    return lambda config: autoencoder(bottleneck=config)
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def test_decode_takes_exactly_one_of_codes_and_latent(vq_model: Autoencoder, cod
 @pytest.mark.parametrize("node", [VQDecode, CodesToLatent, CodebookInspect])
 def test_codes_of_another_codebook_name_both(other_model: Autoencoder, codes: Codes, node: Any) -> None:
     extra = {VQDecode: {"quantize": True, "tile_size": 0}, CodebookInspect: {"view": "usage", "code": 0}}.get(node, {})
-    with pytest.raises(ShapeError, match="32 codes, 4 pixels each; this autoencoder has 64 codes of 4 pixels"):
+    with pytest.raises(ShapeError, match="32 codes, 4 pixels each; this autoencoder has a codebook of 64 codes,"):
         node().execute(vq_model=other_model, codes=codes, **extra)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
-from ...bottlenecks import VQConfig
+from ...bottlenecks import ResidualConfig, VQConfig
 from ...config_io import from_dict, to_dict
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ...errors import CheckpointError, ConfigError, UnsafeFile
@@ -33,7 +33,7 @@ class Kind:
 
     name: what the file calls it; model: the class, by name (a process can hold two copies of this package).
     config: the class of its config; describe: the config of a model as it goes into a file.
-    skip: beginnings of the keys that stay out of the file.
+    skip: patterns (with `*`) of the keys that stay out of the file.
     """
 
     name: str
@@ -89,7 +89,8 @@ def _family(kind: Kind) -> Family:
 
 def _without_training(model: Autoencoder) -> AutoencoderConfig:
     bottleneck = model.config.bottleneck
-    return replace(model.config, bottleneck=bottleneck.fixed() if isinstance(bottleneck, VQConfig) else bottleneck)
+    fixed = bottleneck.fixed() if isinstance(bottleneck, VQConfig | ResidualConfig) else bottleneck
+    return replace(model.config, bottleneck=fixed)
 
 
 def _build_refiner(parts: RefinerParts) -> Refiner:
@@ -122,7 +123,7 @@ KINDS = (
         config=AutoencoderConfig,
         build=Autoencoder,
         describe=_without_training,
-        skip=("quantize.ema_", "quantize.started"),
+        skip=("quantize.*ema_*", "quantize.*started"),
     ),
     Kind(
         name="diffusion",
