@@ -74,7 +74,7 @@ def colours(autoencoder: "Autoencoder") -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _fitted(autoencoder: "Autoencoder") -> tuple[Tensor, Tensor]:
     z = _random_cells(autoencoder)
-    weight = autoencoder.post_quant_conv.weight
+    weight = autoencoder.decoder.conv_in.weight
     shown = autoencoder.decode(z.to(weight)).float().clamp(-1, 1).cpu()
     target = F.avg_pool2d(shown[:, :3].expand(-1, 3, -1, -1), autoencoder.factor)
     cells = autoencoder.scale(z.float().cpu()).movedim(1, -1).flatten(0, 2)

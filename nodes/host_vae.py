@@ -36,7 +36,7 @@ class FirstStage(Borrowed):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.vitrail.post_quant_conv.weight.dtype
+        return self.vitrail.decoder.conv_in.weight.dtype
 
 
 class HostVAE:

@@ -23,8 +23,10 @@ class Autoencoder(nn.Module):
         wide = 2 if config.double_z else 1
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantize = build_bottleneck(config.bottleneck)
-        self.quant_conv = nn.Conv2d(wide * config.z_channels, wide * config.embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        self.quant_conv = self.post_quant_conv = nn.Identity()
+        if config.quant_conv:
+            self.quant_conv = nn.Conv2d(wide * config.z_channels, wide * config.embed_dim, 1)
+            self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
     def encode(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The latent before the bottleneck rounds it; for KL the mean, or a sample where a generator is given.

@@ -11,11 +11,14 @@ class AutoencoderConfig:
     """Sizes of an `Autoencoder`; the defaults are taming's f16 VQGAN.
 
     in_channels, out_channels: channels of the pictures.
-    ch, ch_mult: width of the first level, and of each as a multiple of it; each level but the last halves the size.
+    ch, ch_mult: width of the first convolution, and of each level as a multiple of it (a fraction where the product is
+    whole); each level but the last halves the size.
     num_res_blocks: residual blocks a level in the encoder (the decoder has one more).
     attn_resolutions: levels, named by their size for a picture of `resolution`, that have attention.
     z_channels, embed_dim: channels before and after `quant_conv`; double_z doubles the former (mean and log variance).
-    attn_type: "vanilla", or "none": no attention anywhere, the middle included.
+    attn_type: "vanilla", or "none": no attention anywhere, the middle included. mid_attention: whether the middle has
+    it (with "vanilla"). norm_groups: groups of the norms.
+    quant_conv: whether 1x1 convolutions stand around the bottleneck; without them embed_dim is z_channels.
     patch_size: pixels folded into channels along each side before the first convolution (1 in all public models).
     latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
     Raises: ConfigError where these do not go together.
@@ -24,7 +27,7 @@ class AutoencoderConfig:
     in_channels: int = 3
     out_channels: int = 3
     ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    ch_mult: tuple[int | float, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (16,)
     resolution: int = 256
@@ -36,15 +39,25 @@ class AutoencoderConfig:
     bottleneck: BottleneckConfig = field(default_factory=lambda: VQConfig(codes=1024, dim=256))
     latent_shift: tuple[float, ...] = (0.0,)
     latent_scale: tuple[float, ...] = (1.0,)
+    norm_groups: int = 32
+    mid_attention: bool = True
+    quant_conv: bool = True
 
     def __post_init__(self) -> None:
         sizes = {
-            name: getattr(self, name) for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size")
+            name: getattr(self, name)
+            for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size", "norm_groups")
         }
         if wrong := {name: value for name, value in sizes.items() if value < 1}:
             raise ConfigError(f"sizes of an autoencoder must be at least 1, found {wrong}")
         if not self.ch_mult:
             raise ConfigError("ch_mult is empty; expected one multiple of ch a level, such as (1, 2, 4)")
+        if any(width % min(self.norm_groups, width) for width in (self.ch, *self.widths)):
+            raise ConfigError(f"widths {(self.ch, *self.widths)} do not fall into {self.norm_groups} groups")
+        if not self.quant_conv and self.embed_dim != self.z_channels:
+            raise ConfigError(
+                f"without quant_conv embed_dim is z_channels; found {self.embed_dim} and {self.z_channels}"
+            )
         if self.attn_type not in ("vanilla", "none"):
             raise ConfigError(f'attn_type is "{self.attn_type}"; expected "vanilla" or "none"')
         if (dim := getattr(self.bottleneck, "dim", self.embed_dim)) != self.embed_dim:
@@ -59,6 +72,16 @@ class AutoencoderConfig:
     def factor(self) -> int:
         """Pixels that one cell of the latent covers along a side."""
         return self.patch_size * 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the finest first."""
+        return tuple(round(self.ch * mult) for mult in self.ch_mult)
+
+    @property
+    def middle_attends(self) -> bool:
+        """Whether there is attention in the middle, at the smallest size."""
+        return self.attn_type != "none" and self.mid_attention
 
     @property
     def level_resolutions(self) -> tuple[int, ...]:

@@ -16,11 +16,11 @@ class Level(nn.Module):
     `downsample` or `upsample` is set by the network that owns the level.
     """
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, groups: int = 32) -> None:
         super().__init__()
         widths = [inputs] + [outputs] * blocks
-        self.block = nn.ModuleList(ResnetBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.attn = nn.ModuleList(AttnBlock(outputs) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+        self.attn = nn.ModuleList(AttnBlock(outputs, groups) for _ in range(blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
@@ -33,11 +33,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the smallest size."""
 
-    def __init__(self, channels: int, attention: bool) -> None:
+    def __init__(self, channels: int, attention: bool, groups: int = 32) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = AttnBlock(channels) if attention else nn.Identity()
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_1 = ResnetBlock(channels, channels, groups)
+        self.attn_1 = AttnBlock(channels, groups) if attention else nn.Identity()
+        self.block_2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -49,15 +49,15 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        widths = [config.ch * m for m in config.ch_mult]
+        widths, groups = config.widths, config.norm_groups
         self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, config.ch, 3, padding=1)
         self.down = nn.ModuleList()
-        for level, (inputs, outputs) in enumerate(zip([config.ch, *widths], widths, strict=False)):
-            self.down.append(Level(inputs, outputs, config.num_res_blocks, config.attends(level)))
+        for level, (inputs, outputs) in enumerate(zip((config.ch, *widths), widths, strict=False)):
+            self.down.append(Level(inputs, outputs, config.num_res_blocks, config.attends(level), groups))
             if level < len(widths) - 1:
                 self.down[level].downsample = Downsample(outputs)
-        self.mid = Middle(widths[-1], config.attn_type != "none")
-        self.norm_out = group_norm(widths[-1])
+        self.mid = Middle(widths[-1], config.middle_attends, groups)
+        self.norm_out = group_norm(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels * (2 if config.double_z else 1), 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,16 +78,16 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        widths = [config.ch * m for m in config.ch_mult]
+        widths, groups = config.widths, config.norm_groups
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], config.attn_type != "none")
+        self.mid = Middle(widths[-1], config.middle_attends, groups)
         self.up = nn.ModuleList()
         for level, outputs in enumerate(widths):
             inputs = widths[min(level + 1, len(widths) - 1)]
-            self.up.append(Level(inputs, outputs, config.num_res_blocks + 1, config.attends(level)))
+            self.up.append(Level(inputs, outputs, config.num_res_blocks + 1, config.attends(level), groups))
             if level > 0:
                 self.up[level].upsample = Upsample(outputs)
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = group_norm(widths[0], groups)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch_size**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Source: Ronneberger et al. 2015; Dhariwal & Nichol 2021, section 3; Rombach et a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from ..nn.pad import crop, pad_to
 from ..nn.timestep import timestep_embedding
 from ..nn.unet_blocks import Downsample, ResBlock, Stage, Upsample
 
-GROUPS = 32
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,12 @@ class UNetConfig:
     """Everything that shapes a UNet.
 
     in_channels: of x, stacked conditions included; out_channels: of the result.
-    model_channels, channel_mult: level i is model_channels * channel_mult[i] wide (a multiple of 32).
+    model_channels, channel_mult: level i is model_channels * channel_mult[i] wide, a multiple of norm_groups (the
+    multiple of a level may be a fraction where the width is whole).
     num_res_blocks: residual blocks a level on the way down (one more on the way up); one number, or one for each level.
     attention_resolutions: factors of downsampling (1, 2, 4, ...), after the patches, at which there is attention.
-    num_heads, num_head_channels: heads of each attention, or channels a head; the second wins, -1 leaves it out.
+    num_heads, num_head_channels: heads of each attention (one number, or one for each level), or channels a head; the
+    second wins, -1 leaves it out.
     transformer_depth: blocks of each spatial transformer; one number, or one for each level (last: also the middle).
     context_dim: width of the context; None means plain self-attention.
     num_classes: number of class labels for `y`; vector_dim: length of vectors for `y`; at most one of them.
@@ -45,6 +47,10 @@ class UNetConfig:
     channels of a transformer, widen the heads (true) or leave channels out (false).
     patch_size: p folds p x p cells into channels before the first layer and back after the last.
     dropout: 0 to 1, in residual blocks and transformers.
+    disable_self_attentions: for each level whether both attentions of its transformers look at the context.
+    middle_attention: whether the middle has attention. one_sided_downsample: pad on the right and below only.
+    norm_groups, norm_eps: of the norms (those of spatial transformers always have 1e-6).
+    time_shift, sine_first: see timestep_embedding.
     Raises: ConfigError when values are out of range or do not go together.
     """
 
@@ -53,8 +59,8 @@ class UNetConfig:
     model_channels: int
     num_res_blocks: int | tuple[int, ...] = 2
     attention_resolutions: tuple[int, ...] = ()
-    channel_mult: tuple[int, ...] = (1, 2, 4, 8)
-    num_heads: int = -1
+    channel_mult: tuple[int | float, ...] = (1, 2, 4, 8)
+    num_heads: int | tuple[int, ...] = -1
     num_head_channels: int = -1
     transformer_depth: int | tuple[int, ...] = 1
     context_dim: int | None = None
@@ -68,31 +74,50 @@ class UNetConfig:
     new_attention_order: bool = False
     patch_size: int = 1
     dropout: float = 0.0
+    disable_self_attentions: tuple[bool, ...] | None = None
+    middle_attention: bool = True
+    one_sided_downsample: bool = False
+    norm_groups: int = 32
+    norm_eps: float = 1e-5
+    time_shift: float = 0.0
+    sine_first: bool = False
 
     def __post_init__(self) -> None:
-        sizes = (self.in_channels, self.out_channels, self.model_channels, self.patch_size, *self.channel_mult)
-        if not self.channel_mult or min(sizes) < 1:
-            raise ConfigError(f"a UNet's channels, channel_mult and patch_size must be 1 or more, found {sizes}")
-        for name in ("num_res_blocks", "transformer_depth"):
+        sizes = (self.in_channels, self.out_channels, self.model_channels, self.patch_size, self.norm_groups)
+        if not self.channel_mult or min(*sizes, *self.widths) < 1:
+            raise ConfigError(
+                f"a UNet's channels, patch_size and norm_groups must be 1 or more; found {sizes}, levels {self.widths}"
+            )
+        for name in ("num_res_blocks", "transformer_depth", "num_heads", "disable_self_attentions"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.channel_mult):
                 raise ConfigError(f"{name} {value} must have one value for each of the {len(self.channel_mult)} levels")
-        widths = {self.model_channels, *(self.model_channels * mult for mult in self.channel_mult)}
-        if any(width % GROUPS for width in widths):
-            raise ConfigError(f"the levels are {sorted(widths)} channels wide; each must be a multiple of {GROUPS}")
-        if self.num_heads < 1 and self.num_head_channels < 1:
-            raise ConfigError("a UNet needs num_heads or num_head_channels (its middle always has attention)")
+        if any(width % self.norm_groups for width in (self.model_channels, *self.widths)):
+            raise ConfigError(
+                f"the levels are {sorted({self.model_channels, *self.widths})} channels wide; each must be a multiple "
+                f"of {self.norm_groups}"
+            )
+        attending = [level for level in range(len(self.widths)) if self.attends(level)]
+        if self.middle_attention and len(self.widths) - 1 not in attending:
+            attending.append(len(self.widths) - 1)
+        if attending and min(self._each(self.num_heads)) < 1 and self.num_head_channels < 1:
+            raise ConfigError("a UNet with attention needs num_heads or num_head_channels")
         if self.num_classes is not None and self.vector_dim is not None:
             raise ConfigError("num_classes and vector_dim both say what y is; give one of them")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
-        for width in widths:
-            self.heads(width)
+        for level in attending:
+            self.heads(level)
 
     @property
     def factor(self) -> int:
         """Cells of x that one cell of the smallest level covers along a side."""
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the finest first."""
+        return tuple(round(self.model_channels * mult) for mult in self.channel_mult)
 
     @property
     def res_blocks(self) -> tuple[int, ...]:
@@ -104,19 +129,25 @@ class UNetConfig:
         """Transformer blocks of each level."""
         return self._each(self.transformer_depth)
 
-    def heads(self, channels: int) -> tuple[int, int]:
-        """(number of heads, channels a head) of the attention over so many channels."""
+    def attends(self, level: int) -> bool:
+        """Whether the residual blocks of that level are followed by attention."""
+        return 2**level in self.attention_resolutions and self.depths[level] > 0
+
+    def heads(self, level: int) -> tuple[int, int]:
+        """(number of heads, channels a head) of the attention at that level."""
+        channels = self.widths[level]
         if self.num_head_channels > 0:
             heads = channels // self.num_head_channels
             width = self.num_head_channels if heads and not self.legacy else channels // max(heads, 1)
         else:
-            heads, width = self.num_heads, channels // self.num_heads
+            heads = self._each(self.num_heads)[level]
+            width = channels // max(heads, 1)
         exact = heads * width == channels
         if heads < 1 or width < 1 or (not exact and self.context_dim is None):
             raise ConfigError(f"{channels} channels do not fall into heads of {width} ({heads} heads)")
         return heads, width
 
-    def _each(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    def _each(self, value: T | tuple[T, ...]) -> tuple[T, ...]:
         return value if isinstance(value, tuple) else (value,) * len(self.channel_mult)
 
 
@@ -157,13 +188,15 @@ class UNet(nn.Module):
         folded = config.patch_size**2
         self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels * folded, width, 3, padding=1))])
         skips = self._build_down()
-        bottom = width * config.channel_mult[-1]
-        attention = self._attention(bottom, config.depths[-1] or 1)
+        bottom, last = config.widths[-1], len(config.widths) - 1
+        attention = self._attention(last, config.depths[-1] or 1) if config.middle_attention else nn.Identity()
         self.middle_block = Stage(self._residual(bottom, bottom), attention, self._residual(bottom, bottom))
         self.output_blocks = nn.ModuleList()
         top = self._build_up(bottom, skips)
         self.out = nn.Sequential(
-            nn.GroupNorm(GROUPS, top), nn.SiLU(), zero_(nn.Conv2d(top, config.out_channels * folded, 3, padding=1))
+            nn.GroupNorm(config.norm_groups, top, eps=config.norm_eps),
+            nn.SiLU(),
+            zero_(nn.Conv2d(top, config.out_channels * folded, 3, padding=1)),
         )
 
     def forward(
@@ -209,7 +242,11 @@ class UNet(nn.Module):
 
     def _time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         """[B] -> [B, emb_width]."""
-        return self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(dtype))
+        config = self.config
+        waves = timestep_embedding(
+            timesteps, config.model_channels, shift=config.time_shift, sine_first=config.sine_first
+        )
+        return self.time_embed(waves.to(dtype))
 
     def _embed(self, emb: Tensor, y: Tensor | None) -> Tensor:
         """The time's embedding and y as one vector, [B, emb_width]."""
@@ -238,8 +275,7 @@ class UNet(nn.Module):
         config = self.config
         channels = config.model_channels
         skips = [channels]
-        for level, (mult, blocks) in enumerate(zip(config.channel_mult, config.res_blocks, strict=True)):
-            wide = config.model_channels * mult
+        for level, (wide, blocks) in enumerate(zip(config.widths, config.res_blocks, strict=True)):
             for _ in range(blocks):
                 self.input_blocks.append(self._stage(channels, wide, level))
                 channels = wide
@@ -248,7 +284,7 @@ class UNet(nn.Module):
                 down = (
                     self._residual(channels, channels, Downsample(channels, use_conv=False))
                     if config.resblock_updown
-                    else Downsample(channels, config.conv_resample)
+                    else Downsample(channels, config.conv_resample, config.one_sided_downsample)
                 )
                 self.input_blocks.append(Stage(down))
                 skips.append(channels)
@@ -258,7 +294,7 @@ class UNet(nn.Module):
         """Fill output_blocks; the channels of the last."""
         config = self.config
         for level in reversed(range(len(config.channel_mult))):
-            wide = config.model_channels * config.channel_mult[level]
+            wide = config.widths[level]
             for i in range(config.res_blocks[level] + 1):
                 stage = self._stage(channels + skips.pop(), wide, level)
                 channels = wide
@@ -274,22 +310,39 @@ class UNet(nn.Module):
     def _stage(self, channels: int, out_channels: int, level: int) -> Stage:
         """A residual block and, where the level has it, attention."""
         stage = Stage(self._residual(channels, out_channels))
-        if 2**level in self.config.attention_resolutions and self.config.depths[level] > 0:
-            stage.append(self._attention(out_channels, self.config.depths[level]))
+        if self.config.attends(level):
+            stage.append(self._attention(level, self.config.depths[level]))
         return stage
 
     def _residual(self, channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
         config = self.config
-        film, dropout = config.use_scale_shift_norm, config.dropout
-        return ResBlock(channels, out_channels, self.emb_width, film=film, dropout=dropout, resample=resample)
+        return ResBlock(
+            channels,
+            out_channels,
+            self.emb_width,
+            film=config.use_scale_shift_norm,
+            dropout=config.dropout,
+            resample=resample,
+            groups=config.norm_groups,
+            eps=config.norm_eps,
+        )
 
-    def _attention(self, channels: int, depth: int) -> nn.Module:
+    def _attention(self, level: int, depth: int) -> nn.Module:
         config = self.config
-        heads, width = config.heads(channels)
+        channels, (heads, width) = config.widths[level], config.heads(level)
         if config.context_dim is None:
-            return AttentionBlock(channels, heads, config.new_attention_order)
-        linear = config.use_linear_in_transformer
-        return SpatialTransformer(channels, heads, width, depth, config.context_dim, linear, config.dropout)
+            return AttentionBlock(channels, heads, config.new_attention_order, config.norm_groups, config.norm_eps)
+        return SpatialTransformer(
+            channels,
+            heads,
+            width,
+            depth,
+            config.context_dim,
+            config.use_linear_in_transformer,
+            config.dropout,
+            config.norm_groups,
+            only_context=config.disable_self_attentions is not None and config.disable_self_attentions[level],
+        )
 
 
 def _mlp(width: int, inner: int) -> nn.Sequential:

@@ -36,16 +36,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class AttentionBlock(nn.Module):
     """Self-attention over the cells of a picture, one 1-D convolution for queries, keys and values.
 
-    channels: C, divisible by 32 and by `heads`.
+    channels: C, divisible by `groups` (of the norm, as is `eps`) and by `heads`.
     new_order: how the 3 C outputs of `qkv` are cut: (3, heads, d) if true, else (heads, 3, d) as in public models.
     Source: Dhariwal & Nichol 2021 (ADM).
     """
 
-    def __init__(self, channels: int, heads: int, new_order: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int, new_order: bool = False, groups: int = 32, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.new_order = new_order
-        self.norm = nn.GroupNorm(32, channels)
+        self.norm = nn.GroupNorm(groups, channels, eps=eps)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_(nn.Conv1d(channels, channels, 1))
 
@@ -112,18 +114,31 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the context, feed-forward; each normed before and added after."""
+    """Self-attention, attention to the context, feed-forward; each normed before and added after.
 
-    def __init__(self, width: int, context_width: int | None, heads: int, head_width: int, dropout: float) -> None:
+    only_context: the first attention looks at the context too.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        context_width: int | None,
+        heads: int,
+        head_width: int,
+        dropout: float,
+        only_context: bool = False,
+    ) -> None:
         super().__init__()
-        self.attn1 = CrossAttention(width, None, heads, head_width, dropout)
+        self.only_context = only_context
+        self.attn1 = CrossAttention(width, context_width if only_context else None, heads, head_width, dropout)
         self.ff = FeedForward(width, dropout)
         self.attn2 = CrossAttention(width, context_width, heads, head_width, dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, x: Tensor, context: Tensor | None, hooks: Hooks = NO_HOOKS) -> Tensor:
         """x: [B, N, width]; context: [B, L, context_width] -> the shape of x."""
-        x = hooks.between(x + hooks.attend("attn1", self.attn1, self.norm1(x), None))
+        first = context if self.only_context else None
+        x = hooks.between(x + hooks.attend("attn1", self.attn1, self.norm1(x), first))
         x = x + hooks.attend("attn2", self.attn2, self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -132,7 +147,8 @@ class SpatialTransformer(nn.Module):
     """Transformer blocks over the cells of a picture, which also attend to a context.
 
     channels: C of the picture; the blocks are heads x head_width wide.
-    linear: project with linear layers (SD 2) instead of 1x1 convolutions.
+    linear: project with linear layers (SD 2) instead of 1x1 convolutions. groups: of the norm.
+    only_context: both attentions of a block look at the context (SD's x4 upscaler).
     Source: Rombach et al. 2022, section 3.3 and appendix E.2.1.
     """
 
@@ -145,14 +161,16 @@ class SpatialTransformer(nn.Module):
         context_width: int | None = None,
         linear: bool = False,
         dropout: float = 0.0,
+        groups: int = 32,
+        only_context: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * head_width
         self.linear = linear
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, inner) if linear else nn.Conv2d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(inner, context_width, heads, head_width, dropout) for _ in range(depth)
+            TransformerBlock(inner, context_width, heads, head_width, dropout, only_context) for _ in range(depth)
         )
         self.proj_out = zero_(nn.Linear(inner, channels) if linear else nn.Conv2d(inner, channels, 1))
 

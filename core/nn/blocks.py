@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm over 32 groups, or over as many as `channels` has where it is narrower; eps 1e-6."""
-    return nn.GroupNorm(min(32, channels), channels, eps=1e-6)
+def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+    """GroupNorm over so many groups, or over as many as `channels` has where it is narrower; eps 1e-6."""
+    return nn.GroupNorm(min(groups, channels), channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
@@ -18,10 +18,10 @@ class ResnetBlock(nn.Module):
     forward: [B, inputs, H, W] -> [B, outputs, H, W].
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = group_norm(inputs, groups), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(outputs, groups), nn.Conv2d(outputs, outputs, 3, padding=1)
         if inputs != outputs:
             self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
 
@@ -37,9 +37,9 @@ class AttnBlock(nn.Module):
     forward: [B, channels, H, W] -> the same shape.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,15 +22,20 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a 3x3 convolution of stride 2, or by the mean of 2x2 cells where `use_conv` is false."""
+    """Half the size by a 3x3 convolution of stride 2, or by the mean of 2x2 cells where `use_conv` is false.
 
-    def __init__(self, channels: int, use_conv: bool) -> None:
+    one_sided: the convolution is padded on the right and below only.
+    """
+
+    def __init__(self, channels: int, use_conv: bool, one_sided: bool = False) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+        self.padding = (0, 1, 0, 1) if use_conv and one_sided else (0, 0, 0, 0)
+        around = 0 if one_sided else 1
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=around) if use_conv else nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W], H and W even -> [B, C, H/2, W/2]."""
-        return self.op(x)
+        return self.op(F.pad(x, self.padding))
 
 
 class ResBlock(nn.Module):
@@ -43,6 +48,7 @@ class ResBlock(nn.Module):
     emb_width: length of the embedding of the time.
     film: scale and shift the second norm instead of adding.
     resample: None, or Upsample / Downsample without convolution, applied to both ways before the first convolution.
+    groups, eps: of the norms.
     Source: Dhariwal & Nichol 2021, section 3.
     """
 
@@ -55,16 +61,18 @@ class ResBlock(nn.Module):
         film: bool = False,
         dropout: float = 0.0,
         resample: nn.Module | None = None,
+        groups: int = 32,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.film = film
         self.resample = resample or nn.Identity()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            nn.GroupNorm(groups, channels, eps=eps), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, 2 * out_channels if film else out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, out_channels),
+            nn.GroupNorm(groups, out_channels, eps=eps),
             nn.SiLU(),
             nn.Dropout(dropout),
             zero_(nn.Conv2d(out_channels, out_channels, 3, padding=1)),

@@ -156,7 +156,7 @@ def latent_statistics(
     """Mean, and one over the standard deviation, of each channel of the latents of `count` pictures spread evenly."""
     chosen = torch.tensor(spread(len(pictures), count))
     reduce = pictures.size // size
-    device = model.quant_conv.weight.device
+    device = model.encoder.conv_in.weight.device
     batches = (torch.nn.functional.avg_pool2d(pictures.batch(part), reduce) for part in chosen.split(64))
     z = torch.cat([model.encode(x.to(device)) for x in batches]).double()
     mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3))

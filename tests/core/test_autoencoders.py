@@ -198,3 +198,22 @@ def test_padding_is_undone_by_cropping(height: int, width: int, factor: int) -> 
     assert padded.shape[2] - height < factor and padded.shape[3] - width < factor
     assert torch.equal(crop(padded, size), x)
     assert padded.unique().numel() == x.unique().numel()
+
+
+def test_autoencoders_of_other_layouts() -> None:
+    config = AutoencoderConfig(
+        ch=16, ch_mult=(1, 1.5), num_res_blocks=1, attn_resolutions=(128,), z_channels=4, embed_dim=4, norm_groups=8,
+        mid_attention=False, quant_conv=False, bottleneck=VQConfig(codes=8, dim=4),
+    )  # fmt: skip
+    model = Autoencoder(config).eval()
+    assert config.widths == (16, 24) and model.encoder.conv_out.in_channels == 24
+    names = set(model.state_dict())
+    assert "encoder.mid.attn_1.q.weight" not in names and "encoder.down.1.attn.0.q.weight" in names
+    assert not any("quant_conv" in name for name in names)
+    assert {m.num_groups for m in model.modules() if isinstance(m, torch.nn.GroupNorm)} == {8}
+    with torch.no_grad():
+        assert model.decode(model.encode(torch.rand(1, 3, 4, 6))).shape == (1, 3, 4, 6)
+    with pytest.raises(ConfigError, match="z_channels"):
+        replace(config, z_channels=5)
+    with pytest.raises(ConfigError, match="groups"):
+        replace(config, norm_groups=7)

@@ -203,9 +203,9 @@ def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 
 def test_head_widths() -> None:
     odd = {"context_dim": 8, "num_head_channels": 24}
-    assert tiny(**odd).heads(64) == (2, 32)
-    assert tiny(**odd, legacy=False).heads(64) == (2, 24)
-    assert tiny().heads(64) == (2, 32)
+    assert tiny(**odd).heads(1) == (2, 32)
+    assert tiny(**odd, legacy=False).heads(1) == (2, 24)
+    assert tiny().heads(1) == (2, 32)
 
 
 def test_yaml_settings() -> None:
@@ -234,3 +234,32 @@ def test_inputs_that_do_not_fit_are_named() -> None:
         told(x, time, torch.randn(1, 2, 9), torch.randn(1, 6))
     with pytest.raises(ShapeError, match=r"\[batch, 6\]"):
         told(x, time, torch.randn(1, 2, 8), torch.randn(1, 7))
+
+
+def test_settings_of_other_layouts_change_what_they_should() -> None:
+    x, time, context = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 5, 8)
+    told = {"context_dim": 8, "attention_resolutions": (1, 2)}
+    base = filled(tiny(**told))
+    plain = base(x, time, context)
+    changes = [{"norm_eps": 0.1}, {"time_shift": 1.0}, {"sine_first": True}, {"norm_groups": 16}, {"num_heads": (1, 4)}]
+    for change in changes:
+        other = UNet(tiny(**(told | change))).eval()
+        other.load_state_dict(base.state_dict())
+        assert not torch.allclose(other(x, time, context), plain), change
+    bare = filled(tiny(**told, middle_attention=False))
+    assert isinstance(bare.middle_block[1], torch.nn.Identity) and bare(x, time, context).isfinite().all()
+    fraction = UNet(tiny(model_channels=16, channel_mult=(1, 1.5), norm_groups=8, num_heads=4))
+    assert fraction.config.widths == (16, 24) and fraction.middle_block[0].in_layers[2].in_channels == 24
+    one_sided = filled(tiny(one_sided_downsample=True))
+    assert one_sided(x, time).shape == x.shape and one_sided.input_blocks[2][0].op.padding == (0, 0)
+
+
+def test_transformers_that_only_look_at_the_context() -> None:
+    config = tiny(context_dim=8, attention_resolutions=(1, 2), disable_self_attentions=(True, False))
+    network = filled(config)
+    first, second = (network.input_blocks[i][1].transformer_blocks[0].attn1.to_k for i in (1, 3))
+    assert (first.in_features, second.in_features) == (8, 64)
+    assert network(torch.randn(1, 4, 8, 8), torch.tensor(1.0), torch.randn(1, 3, 8)).shape == (1, 4, 8, 8)
+    params = dict(in_channels=4, out_channels=4, model_channels=32, channel_mult=[1], num_heads=1, context_dim=8)
+    read = from_compvis(params | {"use_spatial_transformer": True, "disable_self_attentions": [True]})
+    assert read.disable_self_attentions == (True,)
