@@ -111,6 +111,22 @@ class HostModel:
         if name == "model_sampling":
             fit_levels(part, self.vitrail)
 
+    def state_dict_for_saving(self, clip: Any = None, vae: Any = None, *others: Any) -> dict[str, Tensor]:
+        """What stock nodes save: a file of ours where the text encoder is ours, else one in the host's layout.
+
+        clip, vae: their weights, LoRAs merged. The autoencoder stays in its own file, which ours names.
+        """
+        ours = self.vitrail
+        if ours.conditioner is None:
+            return super().state_dict_for_saving(clip, vae, *others)  # type: ignore[misc]
+        from ..core.checkpoints.families.vitrail import NOTES, notes_tensor
+
+        text = ours.conditioner.state_dict() if clip is None else under("encoder.", clip)
+        parts = {"network": self.diffusion_model.state_dict(), "conditioner": text}  # type: ignore[attr-defined]
+        named = {} if ours.autoencoder_file is None else {"autoencoder": ours.autoencoder_file}
+        state = {f"{part}.{name}": tensor for part, found in parts.items() for name, tensor in found.items()}
+        return {**state, NOTES: notes_tensor(ours, **named)}
+
     def encode_adm(self, **given: Any) -> Tensor | None:
         """y: the pooled vector or the class labels of the conditioning."""
         config = self.vitrail.config.unet
@@ -176,6 +192,11 @@ class HostFormat:
     @property
     def latent_rgb_factors_bias(self) -> list[float] | None:
         return None if self.autoencoder is None else colours(self.autoencoder)[1].tolist()
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start so, without that beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def latent_channels(diffusion: "LatentDiffusion") -> int:

@@ -14,7 +14,7 @@ from ..config_io import to_dict
 from ..errors import CheckpointError, ConfigError
 from .ema import with_weights
 from .families import FAMILIES
-from .families.vitrail import KINDS, metadata_of, notes
+from .families.vitrail import kind_of, metadata_of, notes
 from .family import Family, family_of
 from .fill import build, check_finite, check_keys, expected_keys, fill, fill_dtype, kept_float32
 from .header import Header
@@ -101,10 +101,7 @@ def save_model(model: nn.Module, path: PathLike, *, dtype: torch.dtype | None = 
     same folder or shipped (default: the path's own name with "autoencoder" for "diffusion", where it has that word).
     Raises: ConfigError for another kind of model or a note that the format itself sets.
     """
-    path, ancestors = Path(path), {cls.__name__ for cls in type(model).__mro__}
-    kind = next((kind for kind in KINDS if kind.model in ancestors), None)
-    if kind is None:
-        raise ConfigError(f"a {type(model).__name__} cannot be saved; expected one of {[k.model for k in KINDS]}")
+    path, kind = Path(path), kind_of(model)
     if kind.name == "diffusion" and "diffusion" in path.name:
         extra.setdefault("autoencoder", path.name.replace("diffusion", "autoencoder"))
     kept = kept_float32(model)

@@ -91,10 +91,11 @@ class LatentDiffusion(nn.Module):
 
     network: UNet. conditioner: StyleTextEncoder, or None. table: noise levels.
     autoencoder: kept beside the model, not in it: it has its own file, device and precision, and is in neither
-    `parameters()` nor `state_dict()`.
+    `parameters()` nor `state_dict()`. autoencoder_file: the name of that file, where the model came from one.
     """
 
     autoencoder: Autoencoder | None
+    autoencoder_file: str | None = None
 
     def __init__(self, config: LatentDiffusionConfig, autoencoder: Autoencoder | None = None) -> None:
         super().__init__()

@@ -304,3 +304,22 @@ def test_shipped_models_are_named_newest_first(tmp_path: Path, monkeypatch: pyte
     assert list(shipped_models("refiner")) == ["vitrail-10", "vitrail-2"]
     assert shipped_path("vitrail-1", "diffusion") == tmp_path / "vitrail-1-diffusion.safetensors"
     assert shipped_path("vitrail-1", "autoencoder") is None
+
+
+def test_notes_can_be_a_tensor_where_another_program_writes_the_file(tmp_path: Path) -> None:
+    model = LatentDiffusion(DIFFUSION)
+    save_model(Autoencoder(TINY), tmp_path / "own.safetensors")
+    notes = {vitrail_family.NOTES: vitrail_family.notes_tensor(model, autoencoder="own.safetensors")}
+    others = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    write_tensors(tmp_path / "saved.safetensors", {**model.state_dict(), **notes, **others}, {"prompt": "{}"})
+    opened = load(tmp_path / "saved.safetensors")
+    assert opened.config == model.config and opened.autoencoder_file == "own.safetensors"
+    assert opened.autoencoder.config == TINY
+    assert all(torch.equal(tensor, opened.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("bytes_of", [b"no JSON", b"[]", b"{}"])
+def test_notes_that_say_nothing_are_one_clear_error(tmp_path: Path, bytes_of: bytes) -> None:
+    write_tensors(tmp_path / "odd.safetensors", {vitrail_family.NOTES: torch.tensor(list(bytes_of)).byte()}, {})
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "odd.safetensors")

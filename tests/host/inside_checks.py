@@ -47,25 +47,73 @@ def percents_cover_a_short_table(parts: Parts) -> float:
     return sampling.percent_to_sigma(0.5)
 
 
-def loras_reach_every_attention_and_leave_again(parts: Parts) -> float:
+def lora_of(parts: Parts) -> dict[str, Any]:
+    """A made-up LoRA of rank 2 for every self-attention, under the host's names for them (those of diffusers)."""
     import comfy.lora
-    import comfy.sd
     import torch
 
     keys = comfy.lora.model_lora_keys_unet(parts.model.model, {})
-    layers = [key for key in keys if key.startswith("lora_unet_") and key.endswith("attn1_to_q") and "blocks_0" in key]
-    diffusers = [key for key in layers if key.startswith(("lora_unet_down", "lora_unet_mid", "lora_unet_up"))]
+    layers = [key for key in keys if key.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_"))]
+    layers = [key for key in layers if key.endswith("attn1_to_q") and "blocks_0" in key]
     attentions = [name for name, _ in parts.diffusion.network.named_modules() if name.endswith("attn1.to_q")]
-    assert {keys[key] for key in diffusers} == {f"diffusion_model.{name}.weight" for name in attentions}, diffusers
-    lora = {}
-    for key in diffusers:
+    assert {keys[key] for key in layers} == {f"diffusion_model.{name}.weight" for name in attentions}, layers
+    generator, lora = torch.Generator().manual_seed(4), {}
+    for key in layers:
         rows, columns = parts.model.model.get_parameter(keys[key]).shape
-        lora |= {f"{key}.lora_down.weight": torch.randn(2, columns), f"{key}.lora_up.weight": torch.randn(rows, 2)}
+        lora[f"{key}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
+        lora[f"{key}.lora_up.weight"] = torch.randn(rows, 2, generator=generator)
+        lora[f"{key}.alpha"] = torch.tensor(1.0)
+    return lora
+
+
+def loras_equal_merged_weights_and_leave_again(parts: Parts) -> float:
+    import comfy.lora
+    import comfy.sd
+    from tiny import DIFFUSION, LatentDiffusion
+
+    lora, strength = lora_of(parts), 0.7
+    merged = LatentDiffusion(DIFFUSION)
+    merged.load_state_dict(parts.diffusion.state_dict())
+    merged.autoencoder = parts.autoencoder
+    keys = comfy.lora.model_lora_keys_unet(parts.model.model, {})
+    for key in [name.removesuffix(".alpha") for name in lora if name.endswith(".alpha")]:
+        weight = merged.network.get_parameter(keys[key].removeprefix("diffusion_model."))
+        change = lora[f"{key}.lora_up.weight"] @ lora[f"{key}.lora_down.weight"]
+        weight.copy_(weight + strength * (1.0 / 2) * change)
     before = parts.ours()
-    patched, _ = comfy.sd.load_lora_for_models(parts.model, parts.clip, lora, 1.0, 1.0)
-    changed = differs(parts.ours(patched), before)
+    patched, _ = comfy.sd.load_lora_for_models(parts.model, parts.clip, lora, strength, strength)
+    with_lora = parts.ours(patched)
+    same(with_lora, parts.ours(parts.host.wrap_model(merged)))
     same(parts.ours(), before)
-    return changed
+    return differs(with_lora, before)
+
+
+def saved_models_open_again(parts: Parts) -> str:
+    """CheckpointSave and ModelSave write files that Load Latent Diffusion opens: the same model, a LoRA merged in."""
+    import tempfile
+    from pathlib import Path
+
+    import comfy.sd
+    import folder_paths
+    from comfy_extras.nodes_model_merging import CheckpointSave, ModelSave
+
+    from vitrail.core.checkpoints import load
+
+    patched, _ = comfy.sd.load_lora_for_models(parts.model, parts.clip, lora_of(parts), 0.7, 0.7)
+    plain, with_lora = parts.ours(), parts.ours(patched)
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.set_output_directory(folder)
+        for node, parts_too in ((CheckpointSave, (parts.clip, parts.vae)), (ModelSave, ())):
+            saver = node()
+            saver.output_dir = folder
+            saver.save(patched, *parts_too, filename_prefix=node.__name__)
+            opened = load(next(Path(folder).glob(f"{node.__name__}*")))
+            opened.autoencoder = parts.autoencoder
+            same(parts.ours(parts.host.wrap_model(opened)), with_lora)
+            clip = parts.host.wrap_clip(opened.conditioner)
+            same(parts.nodes.CLIPTextEncode().encode(clip, "red cat style:pixel")[0][0][0], parts.positive[0][0])
+    same(parts.ours(), plain)
+    return f"with a LoRA merged, {differs(with_lora, plain):.1f} from the model without"
 
 
 def conditions_of_every_kind_run(parts: Parts) -> float:
@@ -200,7 +248,8 @@ CHECKS: tuple[Callable[[Parts], Any], ...] = (
     every_solver_equals_stock,
     every_prediction_equals_headless,
     percents_cover_a_short_table,
-    loras_reach_every_attention_and_leave_again,
+    loras_equal_merged_weights_and_leave_again,
+    saved_models_open_again,
     conditions_of_every_kind_run,
     missing_conditions_are_the_null,
     foreign_inputs_are_refused_in_words,

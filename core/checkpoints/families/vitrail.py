@@ -2,7 +2,9 @@
 
     metadata  {"format": "vitrail", "vitrail": JSON {"kind", "version", "config", ...}}
 
-A diffusion file has no autoencoder in it but the bare name of the autoencoder's file, in the same folder or shipped.
+Where another program writes the file and its metadata (a stock node of ComfyUI that saves our model), the same JSON
+is a tensor of bytes, `vitrail.notes`. A diffusion file has no autoencoder in it but the bare name of the autoencoder's
+file, in the same folder or shipped.
 """
 
 import json
@@ -11,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
@@ -20,11 +23,15 @@ from ...config_io import from_dict, to_dict
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ...errors import CheckpointError, ConfigError, UnsafeFile
 from ...refine.refiner import Refiner, RefinerParts
-from ..family import Family, Rule, Sidecar, metadata_is
+from ..family import Family, Rule, Sidecar, has_all, metadata_is
 from ..header import Header
 from ..shipped import ASSETS
 
 FORMAT, VERSION = "vitrail", 1
+NOTES = "vitrail.notes"
+OURS = metadata_is("format", FORMAT) | has_all(NOTES)
+OTHERS = {name: None for name in (NOTES, "v_pred", "ztsnr", "edm_vpred.{*}")}
+"""What ComfyUI's savers add to the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,9 @@ class Kind:
 def notes(header: Header) -> dict[str, Any]:
     """What the file says about itself. Raises: CheckpointError where that is no JSON, or of a later version."""
     try:
-        said = json.loads(header.metadata.get("vitrail", ""))
+        inside = NOTES in header and "vitrail" not in header.metadata
+        text = bytes(header.value(NOTES).flatten().byte().tolist()) if inside else header.metadata.get("vitrail", "")
+        said = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{header.path.name}: its metadata is not the JSON of a Vitrail file ({error})") from None
     if not isinstance(said, dict) or not isinstance(said.get("version"), int):
@@ -68,6 +77,21 @@ def metadata_of(kind: Kind, model: nn.Module, extra: Mapping[str, Any]) -> dict[
     return {"format": FORMAT, "vitrail": json.dumps(said | dict(extra), ensure_ascii=False)}
 
 
+def notes_tensor(model: nn.Module, **extra: Any) -> Tensor:
+    """The notes on a model as bytes, for a file that another program writes. extra: as in `save_model`."""
+    said = metadata_of(kind_of(model), model, extra)["vitrail"]
+    return torch.tensor(list(said.encode()), dtype=torch.uint8)
+
+
+def kind_of(model: nn.Module) -> Kind:
+    """Which of KINDS a model is. Raises: ConfigError for none of them."""
+    ancestors = {cls.__name__ for cls in type(model).__mro__}
+    kind = next((kind for kind in KINDS if kind.model in ancestors), None)
+    if kind is None:
+        raise ConfigError(f"a {type(model).__name__} cannot be saved; expected one of {[k.model for k in KINDS]}")
+    return kind
+
+
 def _family(kind: Kind) -> Family:
     def infer(header: Header, _: Sidecar) -> Any:
         try:
@@ -78,9 +102,9 @@ def _family(kind: Kind) -> Family:
     return Family(
         name=f"vitrail-{kind.name}",
         kind=kind.name,
-        detect=metadata_is("format", FORMAT) & Rule(lambda header: notes(header).get("kind") == kind.name),
+        detect=OURS & Rule(lambda header: notes(header).get("kind") == kind.name),
         infer=infer,
-        keys=lambda _: {"{*}": "{*}"},
+        keys=lambda _: {**OTHERS, "{*}": "{*}"},
         build=kind.build,
         finish=kind.finish,
         sidecar=False,
@@ -109,7 +133,7 @@ def _attach_autoencoder(model: Any, header: Header, load: Callable[[Path], nn.Mo
     autoencoder = load(found)
     if not isinstance(autoencoder, Autoencoder):
         raise CheckpointError(f"{header.path.name} names {name} as its autoencoder, which holds none")
-    model.autoencoder = autoencoder
+    model.autoencoder, model.autoencoder_file = autoencoder, name
 
 
 def _bare(name: str) -> bool:
