@@ -55,19 +55,26 @@ def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype:
     check_finite(header, tensors)
     placed = {new: old for old, new in names.items()}
     for prefix, part in family.parts(model).items():
-        kept = kept_float32(part)
         mine = {name: tensors[placed[prefix + name]] for name in part.state_dict()}
-        state = {name: tensor.to(fill_dtype(name, tensor, dtype, kept)) for name, tensor in mine.items()}
-        part.load_state_dict(state, assign=True)
+        part.load_state_dict(converted(part, dtype, mine), assign=True)
 
 
-def kept_float32(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the keys of modules that compute in float32 whatever the model's dtype."""
-    return tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "keep_float32", False))
+def converted(
+    model: nn.Module, dtype: torch.dtype | None, tensors: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """A model's weights (or those given for it) in a dtype; modules that compute in float32 keep it, integers too.
+
+    dtype: None leaves all as they are.
+    """
+    tensors = model.state_dict() if tensors is None else tensors
+    kept = tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "keep_float32", False))
+    return {
+        name: tensor if dtype is None else tensor.to(_dtype(name, tensor, dtype, kept))
+        for name, tensor in tensors.items()
+    }
 
 
-def fill_dtype(name: str, tensor: Tensor, dtype: torch.dtype, kept: tuple[str, ...]) -> torch.dtype:
-    """What a weight is kept in, where `dtype` is asked for."""
+def _dtype(name: str, tensor: Tensor, dtype: torch.dtype, kept: tuple[str, ...]) -> torch.dtype:
     if not tensor.is_floating_point():
         return tensor.dtype
     return torch.float32 if kept and name.startswith(kept) else dtype

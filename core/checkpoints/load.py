@@ -16,7 +16,7 @@ from .ema import with_weights
 from .families import FAMILIES
 from .families.vitrail import kind_of, metadata_of, notes
 from .family import Family, family_of
-from .fill import build, check_finite, check_keys, expected_keys, fill, fill_dtype, kept_float32
+from .fill import build, check_finite, check_keys, converted, expected_keys, fill
 from .header import Header
 from .keymap import translate
 from .read import read_header
@@ -102,12 +102,12 @@ def save_model(model: nn.Module, path: PathLike, *, dtype: torch.dtype | None = 
     Raises: ConfigError for another kind of model or a note that the format itself sets.
     """
     path, kind = Path(path), kind_of(model)
-    if kind.name == "diffusion" and "diffusion" in path.name:
+    if kind.name == "diffusion" and "diffusion" in path.name and len(kind.parts(model)) == 1:
         extra.setdefault("autoencoder", path.name.replace("diffusion", "autoencoder"))
-    kept = kept_float32(model)
     tensors = {
-        name: tensor if dtype is None else tensor.to(fill_dtype(name, tensor, dtype, kept))
-        for name, tensor in model.state_dict().items()
+        prefix + name: tensor
+        for prefix, part in kind.parts(model).items()
+        for name, tensor in converted(part, dtype).items()
         if not any(fnmatchcase(name, pattern) for pattern in kind.skip)
     }
     write_tensors(path, tensors, metadata_of(kind, model, extra))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoders.autoencoder import Autoencoder
+from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError
+from ..text.conditioners import ConditionerConfig, build_conditioner
 from ..text.encoder import StyleTextEncoder, TextConfig
 from ..types import Condition
 from .prediction import PREDICTIONS, Denoiser
@@ -61,9 +63,11 @@ class TableConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentDiffusionConfig:
-    """A network, its noise levels, what it predicts (a key of PREDICTIONS) and its text encoder, if it has its own.
+    """A network, its noise levels, what it predicts (a key of PREDICTIONS) and what comes with it in its file.
 
+    text: Vitrail's own text encoder. conditioner: that of a public model; at most one of the two.
     sigma_data: standard deviation of the scaled latents.
+    autoencoder: None where it has a file of its own.
     Raises: ConfigError when the parts do not fit each other.
     """
 
@@ -72,24 +76,26 @@ class LatentDiffusionConfig:
     prediction: str = "eps"
     text: TextConfig | None = None
     sigma_data: float = 1.0
+    conditioner: ConditionerConfig | None = None
+    autoencoder: AutoencoderConfig | None = None
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise ConfigError(f"no prediction is named {self.prediction!r}; there are {', '.join(PREDICTIONS)}")
         if (self.prediction == "flow") != (self.table.kind == "flow"):
             raise ConfigError(f"prediction {self.prediction!r} does not go with a {self.table.kind} table")
-        if self.text is None:
-            return
-        for name in ("context_dim", "vector_dim"):
-            made, taken = getattr(self.text, name), getattr(self.unet, name)
-            if made != taken:
+        if self.text is not None and self.conditioner is not None:
+            raise ConfigError("text and conditioner both say what reads the prompts; give one of them")
+        for name in ("context_dim", "vector_dim") if self.text or self.conditioner else ():
+            made, taken = getattr(self.text or self.conditioner, name), getattr(self.unet, name)
+            if made != taken and not (made is None and self.text is None):
                 raise ConfigError(f"the text encoder's {name} is {made}, the network's {taken}; they must be equal")
 
 
 class LatentDiffusion(nn.Module):
     """`denoise(x, sigma, cond)` in the scaled latent space; encoding and decoding are the autoencoder's.
 
-    network: UNet. conditioner: StyleTextEncoder, or None. table: noise levels.
+    network: UNet. conditioner: what makes conditions (see text/conditioners.py), or None. table: noise levels.
     autoencoder: kept beside the model, not in it: it has its own file, device and precision, and is in neither
     `parameters()` nor `state_dict()`. autoencoder_file: the name of that file, where the model came from one.
     """
@@ -103,8 +109,15 @@ class LatentDiffusion(nn.Module):
         with torch.device("cpu"):  # levels are numbers, also where the weights are built without memory
             self.table = config.table.build()
         self.network = UNet(config.unet)
-        self.conditioner = None if config.text is None else StyleTextEncoder(config.text)
-        self.autoencoder = autoencoder
+        self.conditioner = _conditioner(config)
+        inside = None if config.autoencoder is None else Autoencoder(config.autoencoder)
+        self.autoencoder = autoencoder or inside
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules in this model's file, by the beginning of their keys there."""
+        inside = self.config.autoencoder is not None and self.autoencoder is not None
+        return {"": self} | ({"autoencoder.": self.autoencoder} if inside else {})  # pyright: ignore[reportReturnType]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Keep the autoencoder an ordinary attribute, not a child module."""
@@ -112,6 +125,11 @@ class LatentDiffusion(nn.Module):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    @property
+    def schedule(self) -> Table:
+        """The noise levels, as `table`."""
+        return self.table
 
     @property
     def prediction(self) -> str:
@@ -132,12 +150,16 @@ class LatentDiffusion(nn.Module):
         return self.denoiser(x, sigma, cond)
 
     def null(self, batch: int) -> Condition | None:
-        """The condition that says nothing, for guidance; None where the model has no text encoder of its own."""
+        """The condition that says nothing, for guidance; None where the model has no conditioner that knows one."""
         return None if self.conditioner is None else self.conditioner.null(batch)
 
     def _answer(self, x: Tensor, timesteps: Tensor, cond: Condition | None) -> Tensor:
         """The network's raw output, [B, out_channels, h, w]."""
         cond = cond or Condition()
-        if cond.concat is not None:
-            x = torch.cat([x, cond.concat.to(x)], dim=1)
-        return self.network(x, timesteps, cond.context, cond.vector)
+        return self.network(x, timesteps, cond.context, cond.vector, concat=cond.concat)
+
+
+def _conditioner(config: LatentDiffusionConfig) -> Any:
+    if config.text is not None:
+        return StyleTextEncoder(config.text)
+    return None if config.conditioner is None else build_conditioner(config.conditioner)

@@ -206,6 +206,7 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         y: Tensor | None = None,
         hooks: Hooks = NO_HOOKS,
+        concat: Tensor | None = None,
     ) -> Tensor:
         """Predict from a noisy latent.
 
@@ -214,9 +215,11 @@ class UNet(nn.Module):
         context: [B, L, context_dim], for a network with a context.
         y: [B, vector_dim] float, or [B] int64 class labels, for a network with either.
         hooks: what else happens on the way.
+        concat: [B, c, h, w], stacked behind x where x alone has fewer than in_channels.
         Returns [B, out_channels, h, w] in the dtype of the weights, or of autocast.
         Raises: ShapeError when x, context or y is missing or of another kind.
         """
+        x = x if concat is None else torch.cat([x, concat.to(x)], dim=1)
         self._check(x, context, y)
         dtype = self.dtype
         context = None if context is None else context.to(dtype)

@@ -40,6 +40,7 @@ class Kind:
 
     name: what the file calls it; model: the class, by name (a process can hold two copies of this package).
     config: the class of its config; describe: the config of a model as it goes into a file.
+    parts: the modules in the file, by the beginning of their keys.
     skip: patterns (with `*`) of the keys that stay out of the file.
     """
 
@@ -49,6 +50,7 @@ class Kind:
     build: Callable[[Any], nn.Module]
     describe: Callable[[Any], Any] = lambda model: model.config
     skip: tuple[str, ...] = ()
+    parts: Callable[[Any], Mapping[str, nn.Module]] = lambda model: {"": model}
     finish: Callable[[nn.Module, Header, Callable[[Path], nn.Module]], None] | None = None
 
 
@@ -106,6 +108,7 @@ def _family(kind: Kind) -> Family:
         infer=infer,
         keys=lambda _: {**OTHERS, "{*}": "{*}"},
         build=kind.build,
+        parts=kind.parts,
         finish=kind.finish,
         sidecar=False,
     )
@@ -123,7 +126,7 @@ def _build_refiner(parts: RefinerParts) -> Refiner:
 
 def _attach_autoencoder(model: Any, header: Header, load: Callable[[Path], nn.Module]) -> None:
     name = notes(header).get("autoencoder")
-    if name is None:
+    if name is None or model.autoencoder is not None:
         return
     if not isinstance(name, str) or not _bare(name):
         raise UnsafeFile(f"{header.path.name} names {name!r} as its autoencoder; expected a file name without a folder")
@@ -154,6 +157,7 @@ KINDS = (
         model="LatentDiffusion",
         config=LatentDiffusionConfig,
         build=LatentDiffusion,
+        parts=lambda model: model.parts,
         finish=_attach_autoencoder,
     ),
     Kind(
