@@ -14,6 +14,8 @@ PathLike = str | os.PathLike[str]
 
 ENDINGS = (".yaml", ".yml", ".json")
 WEIGHTS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"))
+NAMELESS = frozenset(("model", "last", "checkpoint", "weights", "pytorch_model", "diffusion_pytorch_model"))
+"""Names of weights that only their folder tells apart: a "config" beside one of them is its own."""
 
 
 class Sidecar(Mapping[str, Any]):
@@ -26,6 +28,7 @@ class Sidecar(Mapping[str, Any]):
     def __init__(self, data: Mapping[str, Any] | None = None, name: str = "the config") -> None:
         self.data, self.name = data or {}, name
         self.found: dict[str, str] = {}
+        self.place = ""
 
     def __getitem__(self, key: str) -> Any:
         return self.data[key]
@@ -44,17 +47,21 @@ class Sidecar(Mapping[str, Any]):
         value: Any = self.data
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            self.found[path] = self.name
+        if value is not None and not isinstance(value, Mapping):
+            self.found[self.place + path] = self.name
         elif source:
-            self.found[path] = source
+            self.found[self.place + path] = source
         return default if value is None else value
 
     def part(self, path: str) -> "Sidecar":
         """The settings under a dotted path as a sidecar of their own, whose answers are noted here too."""
         inner = self.at(path)
-        made = Sidecar(inner if isinstance(inner, Mapping) else {}, self.name)
-        made.found = self.found
+        return self.holding(inner if isinstance(inner, Mapping) else {}, f"{path}.")
+
+    def holding(self, data: Mapping[str, Any], place: str) -> "Sidecar":
+        """Other settings out of the same file, known by where they stand."""
+        made = Sidecar(data, self.name)
+        made.found, made.place = self.found, self.place + place
         return made
 
 
@@ -62,7 +69,7 @@ def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sid
     """The config that goes with a file of weights.
 
     config: as data, or a .yaml or .json file; None looks for one beside the weights: of the same name, or "config"
-    where the folder holds no other weights.
+    where the folder holds no other weights, or the weights' own name is as general as that.
     Raises: ConfigError for a file that cannot be read or holds no settings by name.
     """
     if isinstance(config, Mapping):
@@ -88,7 +95,7 @@ def beside(path: Path) -> Path | None:
     if own is not None:
         return own
     shared = next((found for ending in ENDINGS if (found := path.with_name(f"config{ending}")).is_file()), None)
-    return shared if shared is not None and _alone(path) else None
+    return shared if shared is not None and (path.stem.lower() in NAMELESS or _alone(path)) else None
 
 
 def _alone(path: Path) -> bool:

@@ -114,7 +114,7 @@ class LatentDiffusion(nn.Module):
         self.autoencoder = autoencoder or inside
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def stored(self) -> dict[str, nn.Module]:
         """The modules in this model's file, by the beginning of their keys there."""
         inside = self.config.autoencoder is not None and self.autoencoder is not None
         return {"": self} | ({"autoencoder.": self.autoencoder} if inside else {})  # pyright: ignore[reportReturnType]

@@ -19,7 +19,7 @@ from vitrail.core.errors import CheckpointError, ConfigError
 
 
 def test_the_config_of_the_same_name_comes_first(tmp_path: Path) -> None:
-    weights = tmp_path / "m.ckpt"
+    weights, general = tmp_path / "m.ckpt", tmp_path / "model.ckpt"
     weights.touch()
     assert beside(weights) is None
     for name in ("config.json", "config.yaml", "m.json", "m.yaml"):
@@ -29,6 +29,7 @@ def test_the_config_of_the_same_name_comes_first(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").unlink()
     (tmp_path / "other.safetensors").touch()
     assert beside(weights) is None, "one config cannot be meant for two files of weights"
+    assert beside(general) == tmp_path / "config.yaml"
 
 
 def test_answers_are_noted_with_their_source() -> None:
@@ -39,8 +40,8 @@ def test_answers_are_noted_with_their_source() -> None:
         5,
         None,
     )
-    assert sidecar.part("a").at("b") == 2
-    assert sidecar.found == {"a.b": "m.yaml", "a.c": "m.yaml", "a.x": "the paper", "a": "m.yaml", "b": "m.yaml"}
+    assert sidecar.part("a").at("b") == 2 and len(sidecar.part("c")) == 0
+    assert sidecar.found == {"a.b": "m.yaml", "a.c": "m.yaml", "a.x": "the paper"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
-from ...bottlenecks import BottleneckConfig, KLConfig, VQConfig
+from ...bottlenecks import BottleneckConfig, GumbelConfig, KLConfig, VQConfig
 from ...errors import CheckpointError
 from ..family import Family, Sidecar, has_all, has_none, metadata_is
 from ..header import Header
@@ -34,6 +34,21 @@ def infer_vq(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     return _infer(header, sidecar, VQConfig(codes=codes, dim=dim, beta=BETA, legacy=LEGACY))
 
 
+def infer_gumbel(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
+    """The config of a GumbelVQ."""
+    codes, dim = header.shape("quantize.embed.weight")
+    weight = float(sidecar.at("model.params.kl_weight", GumbelConfig().kl_weight))
+    return _infer(header, sidecar, GumbelConfig(codes=codes, dim=dim, kl_weight=weight))
+
+
+def infer_any(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
+    """The config of whichever autoencoder it is. Raises: CheckpointError for none."""
+    for family in FAMILIES:
+        if family.detect(header):
+            return family.infer(header, sidecar)
+    raise CheckpointError(f"{header.path.name}: its first stage is no autoencoder known here")
+
+
 def infer_kl(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     """The config of an AutoencoderKL."""
     weight = sidecar.at("model.params.lossconfig.params.kl_weight", KLConfig().weight)
@@ -50,16 +65,16 @@ def _infer(header: Header, sidecar: Sidecar, bottleneck: BottleneckConfig) -> Au
 
 def _sizes(header: Header, resolution: int) -> dict[str, Any]:
     ch, inputs = header.shape("encoder.conv_in.weight")[:2]
-    levels = 1 + max(_indices(header, r"encoder\.down\.(\d+)\..*"))
+    levels = 1 + max(indices(header, r"encoder\.down\.(\d+)\..*"))
     widths = [header.shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
-    attending = _indices(header, r"encoder\.down\.(\d+)\.attn\..*")
+    attending = indices(header, r"encoder\.down\.(\d+)\.attn\..*")
     z_channels = header.shape("decoder.conv_in.weight")[1]
     return {
         "in_channels": inputs,
         "out_channels": header.shape("decoder.conv_out.weight")[0],
         "ch": ch,
         "ch_mult": tuple(width // ch for width in widths),
-        "num_res_blocks": 1 + max(_indices(header, r"encoder\.down\.0\.block\.(\d+)\..*")),
+        "num_res_blocks": 1 + max(indices(header, r"encoder\.down\.0\.block\.(\d+)\..*")),
         "attn_resolutions": tuple(resolution // 2**level for level in sorted(attending)),
         "resolution": resolution,
         "z_channels": z_channels,
@@ -69,9 +84,12 @@ def _sizes(header: Header, resolution: int) -> dict[str, Any]:
     }
 
 
-def _indices(header: Header, pattern: str) -> set[int]:
+def indices(header: Header, pattern: str) -> set[int]:
     return {int(found[1]) for name in header.tensors if (found := re.fullmatch(pattern, name))}
 
+
+KEYS = {"loss.{*}": None, "model_ema.{*}": None, "colorize": None, "{*}": "{*}"}
+"""Vitrail's own names are CompVis's; the loss, averages and a palette are what a trainer leaves in the file."""
 
 FAMILIES = (
     Family(
@@ -79,7 +97,15 @@ FAMILIES = (
         kind="autoencoder",
         detect=_AUTOENCODER & has_all("quantize.embedding.weight"),
         infer=infer_vq,
-        keys=lambda _: {"loss.{*}": None, "{*}": "{*}"},
+        keys=lambda _: KEYS,
+        build=Autoencoder,
+    ),
+    Family(
+        name="compvis-gumbel",
+        kind="autoencoder",
+        detect=_AUTOENCODER & has_all("quantize.embed.weight", "quantize.proj.weight"),
+        infer=infer_gumbel,
+        keys=lambda _: KEYS,
         build=Autoencoder,
     ),
     Family(
@@ -87,7 +113,7 @@ FAMILIES = (
         kind="autoencoder",
         detect=_AUTOENCODER & has_none("quantize.*"),
         infer=infer_kl,
-        keys=lambda _: {"loss.{*}": None, "{*}": "{*}"},
+        keys=lambda _: KEYS,
         build=Autoencoder,
     ),
 )

@@ -157,7 +157,7 @@ KINDS = (
         model="LatentDiffusion",
         config=LatentDiffusionConfig,
         build=LatentDiffusion,
-        parts=lambda model: model.parts,
+        parts=lambda model: model.stored,
         finish=_attach_autoencoder,
     ),
     Kind(

@@ -1,0 +1,235 @@
+"""Latent diffusion in one file, as CompVis's trainers save it: network, first stage, what makes the condition.
+
+    model.diffusion_model.   the network               model_ema.           its average (see ema.py)
+    first_stage_model.       the autoencoder           cond_stage_model.    text encoder, classes, rescaler
+    betas, alphas_cumprod, ...                         scale_factor         the latent's, where it was measured
+
+Source: github.com/CompVis/latent-diffusion, ldm/models/diffusion/ddpm.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ...autoencoders.config import AutoencoderConfig
+from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
+from ...diffusion.tables import NoiseTable
+from ...errors import CheckpointError
+from ...text.bert import BertConfig, frame_tokens
+from ...text.conditioners import ClassConfig, ConditionerConfig, RescalerConfig
+from ..family import Family, Rule, Sidecar, has_all, has_none, metadata_is
+from ..header import Header
+from ..keymap import KeyMap
+from . import compvis
+from .unet import infer_unet
+
+FIRST, COND = "first_stage_model.", "cond_stage_model."
+
+START, END, STEPS = 1e-4, 2e-2, 1000
+"""What DDPM's constructor takes for a config that does not say."""
+
+KINDS: dict[str, Any] = {"linear": "scaled_linear", "sqrt_linear": "linear", "sqrt": "sqrt", "cosine": "cosine"}
+"""CompVis's names of noise schedules, and ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One kind of condition that such a file can hold.
+
+    name: of the family. detect: by the keys behind `cond_stage_model.`, whole.
+    infer: (header of what stands behind that prefix, `cond_stage_config`) -> config, or None where nothing is built.
+    keys: config -> names behind the prefix to names of the conditioner's weights.
+    scale, heads: of the latent and of the attention, as the public models of that kind have them, where no config says.
+    """
+
+    name: str
+    detect: Rule
+    infer: Callable[[Header, Sidecar], ConditionerConfig | None]
+    keys: Callable[[Any], KeyMap] = lambda _: {"{*}": "{*}"}
+    scale: float = 1.0
+    heads: Mapping[str, int] = field(default_factory=dict)
+
+
+def infer(header: Header, sidecar: Sidecar, stage: Stage) -> LatentDiffusionConfig:
+    """The config of the whole file."""
+    params = sidecar.part("model.params")
+    return LatentDiffusionConfig(
+        unet=infer_unet(header, sidecar, stage.heads),
+        table=infer_table(header, params),
+        prediction=str(params.at("parameterization", "eps")),
+        conditioner=stage.infer(header.under(COND), params.part("cond_stage_config")),
+        autoencoder=infer_first_stage(header, params, stage.scale),
+    )
+
+
+def infer_first_stage(header: Header, params: Sidecar, scale: float = 1.0) -> AutoencoderConfig | None:
+    """The autoencoder in the file, with the latent's scale; None for a network that works on pixels.
+
+    scale: where neither the file nor the config says it.
+    """
+    inner = header.under(FIRST)
+    if not inner.tensors:
+        return None
+    stage = params.holding({"model": params.part("first_stage_config")}, "first stage: ")
+    config = compvis.infer_any(inner, stage)
+    return replace(config, latent_scale=(_scale(header, params, scale),))
+
+
+def _scale(header: Header, params: Sidecar, default: float) -> float:
+    if "scale_factor" in header:
+        params.found["scale_factor"] = "the tensor in the file"
+        return float(header.value("scale_factor"))
+    return float(params.at("scale_factor", default, f"{default:g}, as public models of this kind have it"))
+
+
+def infer_table(header: Header, params: Sidecar) -> TableConfig:
+    """The noise levels, from the config, else from the `betas` in the file."""
+    if params.at("linear_start") is None and params.at("beta_schedule") is None and "betas" in header:
+        params.found["noise levels"] = "the betas in the file"
+        return _recognised(header)
+    kind = KINDS.get(str(params.at("beta_schedule", "linear")))
+    if kind is None:
+        raise CheckpointError(f"its beta_schedule is {params.get('beta_schedule')!r}; known are {', '.join(KINDS)}")
+    steps = int(params.at("timesteps", STEPS))
+    if kind == "cosine":
+        return TableConfig(kind=kind, timesteps=steps, s=float(params.at("cosine_s", 8e-3)))
+    start, end = (float(params.at(name, default)) for name, default in (("linear_start", START), ("linear_end", END)))
+    return TableConfig(kind=kind, timesteps=steps, start=start, end=end)
+
+
+def _recognised(header: Header) -> TableConfig:
+    """The kind of table that makes the betas in the file."""
+    betas = header.value("betas").double()
+    ends: dict[str, Any] = {"timesteps": len(betas), "start": float(betas[0]), "end": float(betas[-1])}
+    candidates = [TableConfig(kind="scaled_linear", **ends), TableConfig(kind="linear", **ends)]
+    candidates.append(TableConfig(kind="cosine", timesteps=len(betas)))
+    for config in candidates:
+        table = config.build()
+        if isinstance(table, NoiseTable) and torch.allclose(table.betas, betas, rtol=1e-3, atol=1e-7):
+            return config
+    raise CheckpointError(f"{header.path.name}: its noise levels are of no known kind: give the config beside the file")
+
+
+def _keys(config: LatentDiffusionConfig, stage: Stage) -> KeyMap:
+    cond: dict[str, str | None] = {COND + "{*}": None}
+    if config.conditioner is not None:
+        table = stage.keys(config.conditioner)
+        cond = {COND + old: None if new is None else f"conditioner.{new}" for old, new in table.items()}
+    first = {FIRST + "loss.{*}": None, FIRST + "model_ema.{*}": None, FIRST + "{*}": "autoencoder.{*}"}
+    return {"model.diffusion_model.{*}": "network.{*}", **cond, **first, **LEFTOVERS}
+
+
+BUFFERS = ("alphas_cumprod", "alphas_cumprod_prev", "betas", "log_one_minus_alphas_cumprod", "logvar", "lvlb_weights")
+BUFFERS += ("posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "posterior_variance")
+BUFFERS += ("scale_factor", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod")
+BUFFERS += ("sqrt_recipm1_alphas_cumprod", "cond_ids")
+LEFTOVERS: KeyMap = {**dict.fromkeys(BUFFERS), "low_scale_model.{*}": None, "loss.{*}": None}
+"""Numbers that a trainer keeps, and that follow from the table of noise levels."""
+
+
+def _bert(header: Header, _: Sidecar) -> BertConfig:
+    vocab, width = header.shape("transformer.token_emb.weight")
+    layers = compvis.indices(header, r"transformer\.attn_layers\.layers\.(\d+)\..*")
+    inner = header.shape("transformer.attn_layers.layers.0.1.to_q.weight")[0]
+    heads = 8 if inner % 8 == 0 else 1
+    return BertConfig(
+        vocab=vocab,
+        length=header.shape("transformer.pos_emb.emb.weight")[0],
+        width=width,
+        depth=(1 + max(layers)) // 2,
+        heads=heads,
+        head_width=inner // heads,
+        **frame_tokens(vocab),
+    )
+
+
+def _bert_keys(config: BertConfig) -> KeyMap:
+    """The layers of x-transformers alternate attention (even) and feed-forward (odd), each with its norm."""
+    table: dict[str, str | None] = {
+        "transformer.token_emb.{*}": "token_emb.{*}",
+        "transformer.pos_emb.emb.{*}": "pos_emb.{*}",
+        "transformer.norm.{*}": "norm.{*}",
+        "transformer.to_logits.{*}": None,
+    }
+    for i in range(config.depth):
+        even, odd = (f"transformer.attn_layers.layers.{2 * i + j}." for j in (0, 1))
+        table |= {
+            f"{even}0.{{*}}": f"layers.{i}.attn_norm.{{*}}",
+            f"{even}1.to_out.{{*}}": f"layers.{i}.attn.to_out.0.{{*}}",
+            f"{even}1.{{*}}": f"layers.{i}.attn.{{*}}",
+            f"{odd}0.{{*}}": f"layers.{i}.ff_norm.{{*}}",
+            f"{odd}1.net.0.0.{{*}}": f"layers.{i}.ff.0.{{*}}",
+            f"{odd}1.net.2.{{*}}": f"layers.{i}.ff.2.{{*}}",
+        }
+    return table
+
+
+def _classes(header: Header, _: Sidecar) -> ClassConfig:
+    classes, width = header.shape("embedding.weight")
+    return ClassConfig(classes=classes, width=width)
+
+
+def _rescaler(header: Header, stage: Sidecar) -> RescalerConfig:
+    outputs, inputs = header.shape("channel_mapper.weight")[:2]
+    return RescalerConfig(
+        in_channels=inputs,
+        out_channels=outputs,
+        stages=int(stage.at("params.n_stages", 2, "2, as semantic synthesis has it")),
+        multiplier=float(stage.at("params.multiplier", 0.5)),
+        method=str(stage.at("params.method", "bilinear")),
+        bias="channel_mapper.bias" in header,
+    )
+
+
+def _weightless(_: Header, stage: Sidecar) -> RescalerConfig | None:
+    """A rescaler that mixes no channels has no weights: only the config knows of it."""
+    if not str(stage.at("target", "")).endswith("SpatialRescaler"):
+        return None
+    return RescalerConfig(
+        in_channels=int(stage.at("params.in_channels", 3)),
+        stages=int(stage.at("params.n_stages", 1)),
+        multiplier=float(stage.at("params.multiplier", 0.5)),
+        method=str(stage.at("params.method", "bilinear")),
+    )
+
+
+def _first_stage(_: Header, stage: Sidecar) -> None:
+    """The condition is what the first stage makes of a picture: the file holds its weights twice."""
+    return None
+
+
+STAGES = (
+    Stage(name="ldm", detect=has_none(f"{COND}*"), infer=_weightless),
+    Stage(name="ldm-concat", detect=has_all(f"{COND}encoder.conv_in.weight"), infer=_first_stage),
+    Stage(name="ldm-class", detect=has_all(f"{COND}embedding.weight"), infer=_classes, heads={"num_heads": 1}),
+    Stage(name="ldm-rescaler", detect=has_all(f"{COND}channel_mapper.weight"), infer=_rescaler),
+    Stage(
+        name="ldm-bert",
+        detect=has_all(f"{COND}transformer.token_emb.weight"),
+        infer=_bert,
+        keys=_bert_keys,
+        scale=0.18215,
+        heads={"num_heads": 8},
+    ),
+)
+
+
+_LDM = has_all("model.diffusion_model.input_blocks.0.0.weight") & ~metadata_is("format", "vitrail")
+
+
+def family(stage: Stage) -> Family:
+    """The family of single files with one kind of condition."""
+    return Family(
+        name=stage.name,
+        kind="diffusion",
+        detect=_LDM & stage.detect,
+        infer=lambda header, sidecar: infer(header, sidecar, stage),
+        keys=lambda config: _keys(config, stage),
+        build=LatentDiffusion,
+        parts=lambda model: model.stored,
+    )
+
+
+FAMILIES = tuple(family(stage) for stage in STAGES)
