@@ -16,6 +16,7 @@ Only the modules host*.py import ComfyUI, and only inside functions.
 from .host_clip import encode_text, unwrap_clip, wrap_clip
 from .host_condition import Conditioning, conditioning, to_condition
 from .host_data import FILES, data_changed, data_names, find_data, save_data
+from .host_dtype import honour_flags
 from .host_env import IN_HOST, headless_device, set_headless_device
 from .host_files import changed, find, names
 from .host_images import preview_image, preview_ui, split_alpha, to_image
@@ -40,6 +41,7 @@ __all__ = [
     "empty_latent",
     "encode_text",
     "find",
+    "honour_flags",
     "find_data",
     "headless_device",
     "loaded",

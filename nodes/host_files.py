@@ -40,13 +40,19 @@ def find(name: str, kind: str) -> Path:
     return found
 
 
-def changed(name: str, kind: str) -> str:
-    """A stamp that changes when the file does, or an empty one where there is no file, for IS_CHANGED."""
+def changed(name: str, kind: str, config: str | None = None) -> str:
+    """A stamp that changes when a file does that is read for that name, or an empty one where there is none.
+
+    config: the name of a config file beside those that are found by themselves.
+    """
+    from ..core.checkpoints import companions
+
     try:
-        stat = find(name, kind).stat()
+        files = [*companions(find(name, kind)), *([] if config is None else [find(config, "config")])]
+        stats = [file.stat() for file in files]
     except (ConfigError, OSError):
         return ""
-    return f"{stat.st_mtime_ns}-{stat.st_size}"
+    return " ".join(f"{stat.st_mtime_ns}-{stat.st_size}" for stat in stats)
 
 
 def _shipped(kind: str) -> dict[str, Path]:

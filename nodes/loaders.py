@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -21,8 +21,8 @@ DTYPES = {AUTO: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": tor
 PREDICTIONS = (AUTO, "eps", "v", "x0", "edm", "flow")
 
 DTYPE_TIP = (
-    "Precision of the weights while they compute. auto is fp32; bf16 and fp16 halve the memory. "
-    "A codebook is always looked up in fp32."
+    "Precision of the weights while they compute. auto is fp32, or what ComfyUI was started with (--bf16-unet, "
+    "--fp16-vae, ...); bf16 and fp16 halve the memory. A codebook is always looked up in fp32."
 )
 CONFIG_TIP = (
     "The publisher's config file, for files that do not say everything about their network. auto takes a JSON file of "
@@ -47,7 +47,8 @@ def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any)
     sidecar = None if config == AUTO else host.find(config, "config")
     if (found := describe(path, config=sidecar)["kind"]) != kind:
         raise ConfigError(f"{name} holds a model of the kind {found}: open it with {LOADERS[found]}")
-    return load(path, config=sidecar, dtype=DTYPES[dtype], **settings)
+    model = load(path, config=sidecar, dtype=DTYPES[dtype], **settings)
+    return host.honour_flags(model) if dtype == AUTO else model
 
 
 def _with_codebook(autoencoder: Autoencoder | None, name: str) -> Autoencoder | None:
@@ -58,8 +59,33 @@ def _with_codebook(autoencoder: Autoencoder | None, name: str) -> Autoencoder | 
     return None
 
 
-class LoadAutoencoder(Node):
+class Loader(Node):
+    """A node that opens one file, again when that or what belongs to it changes."""
+
+    KIND: ClassVar[str]
+
+    @classmethod
+    def IS_CHANGED(cls, name: str | None = None, config: str | None = None, **_: Any) -> str:
+        return "" if name is None else host.changed(name, cls.KIND, None if config == AUTO else config)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, name: str | None = None, config: str | None = None) -> bool | str:
+        """True, or which file is missing; a name that comes by wire (None) is looked at when the node runs."""
+        from ..core.errors import ConfigError
+
+        try:
+            return all(
+                value in (None, AUTO) or bool(host.find(value, kind))
+                for value, kind in ((name, cls.KIND), (config, "config"))
+            )
+        except ConfigError as error:
+            return str(error)
+
+
+class LoadAutoencoder(Loader):
     """Open an autoencoder."""
+
+    KIND = "autoencoder"
 
     ID, TITLE, CATEGORY = "VitrailLoadAutoencoder", "Load VQ Autoencoder", "Vitrail/loaders"
     DESCRIPTION = "Opens an autoencoder that turns pictures into codes or latents and back: VQGAN and its relatives."
@@ -81,17 +107,15 @@ class LoadAutoencoder(Node):
             }
         }
 
-    @classmethod
-    def IS_CHANGED(cls, name: str, **_: Any) -> str:
-        return host.changed(name, "autoencoder")
-
     def execute(self, name: str, dtype: str, config: str) -> tuple[Any, ...]:
-        autoencoder = _load(name, "autoencoder", dtype, config)
+        autoencoder = _load(name, self.KIND, dtype, config)
         return _with_codebook(autoencoder, name), host.wrap_vae(autoencoder)
 
 
-class LoadDiffusion(Node):
+class LoadDiffusion(Loader):
     """Open a latent diffusion model with all its parts."""
+
+    KIND = "diffusion"
 
     ID, TITLE, CATEGORY = "VitrailLoadDiffusion", "Load Latent Diffusion", "Vitrail/loaders"
     DESCRIPTION = (
@@ -125,12 +149,8 @@ class LoadDiffusion(Node):
             }
         }
 
-    @classmethod
-    def IS_CHANGED(cls, name: str, **_: Any) -> str:
-        return host.changed(name, "diffusion")
-
     def execute(self, name: str, dtype: str, config: str, prediction: str) -> tuple[Any, ...]:
-        model = _load(name, "diffusion", dtype, config, **({} if prediction == AUTO else {"prediction": prediction}))
+        model = _load(name, self.KIND, dtype, config, **({} if prediction == AUTO else {"prediction": prediction}))
         autoencoder, conditioner = model.autoencoder, model.conditioner
         for part, output in ((conditioner, "clip"), (autoencoder, "vae")):
             if part is None:
@@ -140,8 +160,10 @@ class LoadDiffusion(Node):
         return host.wrap_model(model), clip, vae, _with_codebook(autoencoder, name)
 
 
-class LoadRefiner(Node):
+class LoadRefiner(Loader):
     """Open a refiner."""
+
+    KIND = "refiner"
 
     ID, TITLE, CATEGORY = "VitrailLoadRefiner", "Load GAN Refiner", "Vitrail/loaders"
     DESCRIPTION = "Opens a GAN that makes pictures larger and sharper, with its critic where the file has one."
@@ -162,12 +184,8 @@ class LoadRefiner(Node):
             }
         }
 
-    @classmethod
-    def IS_CHANGED(cls, name: str, **_: Any) -> str:
-        return host.changed(name, "refiner")
-
     def execute(self, name: str, dtype: str) -> tuple[Any, ...]:
-        refiner: Refiner = _load(name, "refiner", dtype)
+        refiner: Refiner = _load(name, self.KIND, dtype)
         return refiner, host.wrap_upscaler(refiner)
 
 

@@ -1,6 +1,7 @@
 """Opening public files of weights safely, and Vitrail's own format."""
 
+from .companions import companions
 from .load import describe, load, save_model, verify
 from .shipped import shipped_models, shipped_path
 
-__all__ = ["describe", "load", "save_model", "shipped_models", "shipped_path", "verify"]
+__all__ = ["companions", "describe", "load", "save_model", "shipped_models", "shipped_path", "verify"]

@@ -11,10 +11,11 @@ import traceback
 from typing import Any
 
 import inside_checks
+import inside_memory
 import inside_patches
 from inside_parts import Parts, enter_host
 
-CHECKS = {check.__name__: check for check in (*inside_checks.CHECKS, *inside_patches.CHECKS)}
+CHECKS = {check.__name__: check for check in (*inside_checks.CHECKS, *inside_patches.CHECKS, *inside_memory.CHECKS)}
 
 
 def main(pack: str, words: str = "") -> None:
@@ -25,7 +26,7 @@ def main(pack: str, words: str = "") -> None:
     with torch.inference_mode():
         parts = Parts()
         for name, check in CHECKS.items():
-            if words not in name:
+            if not any(word in name for word in words.split(",")):
                 continue
             try:
                 results[name] = {"figure": check(parts)}

@@ -144,3 +144,52 @@ def test_a_config_beside_one_of_our_own_files_is_refused(folder: Path) -> None:
     (folder / "other.json").write_text("{}")
     with pytest.raises(ConfigError, match="carries its own config"):
         LoadAutoencoder().execute(name="tiny-autoencoder.safetensors", dtype="auto", config="other.json")
+
+
+# -- which files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vq_model: Autoencoder, diffusion: LatentDiffusion) -> Path:
+    """The folder `checkpoints` of a models folder, with a diffusion model and its autoencoder."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save_model(vq_model, folder / "tiny-autoencoder.safetensors")
+    save_model(diffusion, folder / "tiny-diffusion.safetensors")
+    monkeypatch.setenv("VITRAIL_MODELS", str(tmp_path))
+    return folder
+
+
+DIFFUSION_FILE = "checkpoints/tiny-diffusion.safetensors"
+
+
+@pytest.mark.parametrize(
+    "touched", ["tiny-diffusion.safetensors", "tiny-autoencoder.safetensors", "tiny-diffusion.json"]
+)
+def test_a_loader_runs_again_when_any_of_its_files_changes(models: Path, touched: str) -> None:
+    inputs = {"name": DIFFUSION_FILE, **SETTINGS, "prediction": "auto"}
+    before = LoadDiffusion.IS_CHANGED(**inputs)
+    assert before and before == LoadDiffusion.IS_CHANGED(**inputs)
+    with (models / touched).open("ab") as file:
+        file.write(b" ")
+    assert LoadDiffusion.IS_CHANGED(**inputs) != before
+
+
+def test_a_chosen_config_counts_too(models: Path) -> None:
+    (models / "other.json").write_text("{}")
+    inputs = {"name": DIFFUSION_FILE, "dtype": "auto", "config": "checkpoints/other.json"}
+    before = LoadAutoencoder.IS_CHANGED(**inputs)
+    (models / "other.json").write_text('{"a": 1}')
+    assert "" != LoadAutoencoder.IS_CHANGED(**inputs) != before
+
+
+def test_wired_names_are_not_known_before_the_run() -> None:
+    assert LoadDiffusion.VALIDATE_INPUTS() is True
+    assert LoadDiffusion.IS_CHANGED(name=None, dtype="auto", config=None) == ""
+
+
+def test_files_that_are_not_there_are_named_before_the_run(models: Path) -> None:
+    assert LoadDiffusion.VALIDATE_INPUTS(name=DIFFUSION_FILE, config="auto") is True
+    assert LoadRefiner.VALIDATE_INPUTS(name="vitrail-1") is True
+    assert 'no diffusion "checkpoints/gone.ckpt"' in str(LoadDiffusion.VALIDATE_INPUTS(name="checkpoints/gone.ckpt"))
+    assert 'no config "gone.json"' in str(LoadDiffusion.VALIDATE_INPUTS(name=DIFFUSION_FILE, config="gone.json"))
