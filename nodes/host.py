@@ -14,6 +14,7 @@ Only the modules host*.py import ComfyUI, and only inside functions.
 """
 
 from .host_clip import encode_text, unwrap_clip, wrap_clip
+from .host_concat import picture_keys, with_keys
 from .host_condition import Conditioning, conditioning, to_condition
 from .host_data import FILES, data_changed, data_names, find_data, save_data
 from .host_dtype import honour_flags
@@ -23,7 +24,7 @@ from .host_images import preview_image, preview_ui, split_alpha, to_image
 from .host_memory import loaded
 from .host_model import unwrap_model, wrap_model
 from .host_progress import progress, set_headless_progress
-from .host_sampling import Latent, Solver, empty_latent, sample, solver
+from .host_sampling import Latent, Solver, empty_latent, factor_of, sample, solver
 from .host_table import table
 from .host_upscale import unwrap_upscaler, wrap_upscaler
 from .host_vae import wrap_vae
@@ -40,12 +41,14 @@ __all__ = [
     "data_names",
     "empty_latent",
     "encode_text",
+    "factor_of",
     "find",
     "honour_flags",
     "find_data",
     "headless_device",
     "loaded",
     "names",
+    "picture_keys",
     "preview_image",
     "preview_ui",
     "progress",
@@ -61,6 +64,7 @@ __all__ = [
     "unwrap_clip",
     "unwrap_model",
     "unwrap_upscaler",
+    "with_keys",
     "wrap_clip",
     "wrap_model",
     "wrap_upscaler",

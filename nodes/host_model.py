@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import ShapeError
 from ..core.types import Condition
+from .host_concat import concat_channels
 from .host_env import IN_HOST
 from .host_images import colours
 from .host_memory import Borrowed, patcher_of
@@ -143,6 +144,10 @@ class HostModel:
                 "the text with this model's own text encoder"
             )
         return y
+
+    def concat_cond(self, **given: Any) -> Tensor | None:
+        """The picture of the conditioning as the network sees it, stacked on the latent."""
+        return concat_channels(self.vitrail, given, given["noise"])
 
     def extra_conds(self, **given: Any) -> dict[str, Any]:
         """The conditions as the host batches them."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..core.errors import ConfigError, ShapeError
 from ..core.types import Condition
+from .host_concat import concat_channels, shared_picture, with_keys
 from .host_condition import Conditioning, conditioning, to_condition
 from .host_env import IN_HOST
 from .host_images import scaled_preview
@@ -58,7 +59,7 @@ def empty_latent(model: Any, vae: Any, width: int, height: int, batch: int) -> L
     else:
         form = model.get_model_object("latent_format")
         channels, factor = form.latent_channels, getattr(form, "spacial_downscale_ratio", None)
-    factor = factor or _factor(vae) or 8
+    factor = factor or factor_of(vae) or 8
     return {"samples": torch.zeros(batch, channels, -(-height // factor), -(-width // factor))}
 
 
@@ -122,10 +123,10 @@ def _sample_headless(
 
     autoencoder = model.autoencoder
     with loaded(model) as device:
-        positive, negative = (_core_condition(cond, model, device) for cond in conds)
         z = latent["samples"].to(device, torch.float32)
         drawn = _drawn(z, latent, seed, noise)
         scaled = autoencoder.scale(z) if autoencoder is not None and bool(z.any()) else z
+        positive, negative = _core_conditions(model, conds, scaled)
         steps = run(
             guided(model.denoise, positive, negative, cfg), scaled, sigmas, sampler=sampler.name, noise=drawn,
             eta=sampler.eta, mask=latent.get("noise_mask"), add_noise=add_noise, sigma_max=model.table.sigma_max,
@@ -157,9 +158,29 @@ def _drawn(z: Tensor, latent: Latent, seed: int, noise: Any) -> "Noise":
     return replace(seeded(z, noise.seed, places), start=noise.generate_noise(latent).to(z))
 
 
-def _core_condition(cond: Conditioning | None, model: "LatentDiffusion", device: torch.device) -> Condition | None:
-    found = model.null(1) if cond is None else to_condition(cond)
-    return None if found is None else found.map(lambda part: part.to(device))
+def _core_conditions(
+    model: "LatentDiffusion", conds: Sequence[Conditioning | None], like: Tensor
+) -> tuple[Condition, Condition | None]:
+    """Positive and negative for a latent; a missing one, or a missing part, is the model's null.
+
+    A null sees the positive's picture. The negative is None where the model has no null, which means no guidance.
+    """
+    positive, negative = conds
+    null = model.null(1)
+    keys = shared_picture(positive)
+    rest = negative or (None if null is None else [[None, keys]])
+    found = _core_condition(model, positive or [[None, {}]], null, like)
+    return found, None if rest is None else _core_condition(model, rest, null, like)
+
+
+def _core_condition(model: "LatentDiffusion", cond: Conditioning, null: Condition | None, like: Tensor) -> Condition:
+    found, null = to_condition(cond), null or Condition()
+    whole = Condition(
+        context=null.context if found.context is None else found.context,
+        vector=null.vector if found.vector is None else found.vector,
+        concat=concat_channels(model, cond[0][1], like),
+    )
+    return whole.map(lambda part: part.to(like.device))
 
 
 def _unscaled(autoencoder: Any, z: Tensor) -> Tensor:
@@ -205,7 +226,7 @@ def _host_conditions(model: Any, conds: Sequence[Conditioning | None], cfg: floa
     positive, negative = conds
     if unwrap_model(model) is not None:
         null = conditioning(model.model.null)
-        return positive or null, negative or null
+        return positive or null, negative or with_keys(null, shared_picture(positive))
     if positive is None or (negative is None and cfg != 1):
         raise ConfigError("this model has no empty condition of its own: wire both positive and negative")
     return positive, negative or positive
@@ -277,7 +298,7 @@ def _solve(
     return x
 
 
-def _factor(vae: Any) -> int | None:
+def factor_of(vae: Any) -> int | None:
     """Pixels of a latent's cell, as a VAE of ours or of the host says it."""
     if vae is None:
         return None

@@ -151,7 +151,8 @@ class LoadDiffusion(Loader):
 
     def execute(self, name: str, dtype: str, config: str, prediction: str) -> tuple[Any, ...]:
         model = _load(name, self.KIND, dtype, config, **({} if prediction == AUTO else {"prediction": prediction}))
-        autoencoder, conditioner = model.autoencoder, model.conditioner
+        autoencoder = model.autoencoder
+        conditioner = model.conditioner if hasattr(model.conditioner, "encode") else None  # classes are no text
         for part, output in ((conditioner, "clip"), (autoencoder, "vae")):
             if part is None:
                 log.warning("%s has no part for the output %s: it is empty", name, output)

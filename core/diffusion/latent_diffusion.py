@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError
-from ..text.conditioners import ConditionerConfig, build_conditioner
+from ..text.conditioners import ClassEmbedder, ConditionerConfig, SpatialRescaler, build_conditioner
 from ..text.encoder import StyleTextEncoder, TextConfig
 from ..types import Condition
+from .concat import CONCATS, Picture, concat, kind_of, shrunk
 from .prediction import PREDICTIONS, Denoiser
 from .schedules import FlowTable, LogTable, NoiseTable, Table
 from .unet import UNet, UNetConfig
@@ -68,6 +69,8 @@ class LatentDiffusionConfig:
     text: Vitrail's own text encoder. conditioner: that of a public model; at most one of the two.
     sigma_data: standard deviation of the scaled latents.
     autoencoder: None where it has a file of its own.
+    concat: what the network sees stacked on the latent, a key of CONCATS; None is what its channels speak for.
+    class_names: of the classes in order, as far as they are known.
     Raises: ConfigError when the parts do not fit each other.
     """
 
@@ -78,12 +81,16 @@ class LatentDiffusionConfig:
     sigma_data: float = 1.0
     conditioner: ConditionerConfig | None = None
     autoencoder: AutoencoderConfig | None = None
+    concat: str | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise ConfigError(f"no prediction is named {self.prediction!r}; there are {', '.join(PREDICTIONS)}")
         if (self.prediction == "flow") != (self.table.kind == "flow"):
             raise ConfigError(f"prediction {self.prediction!r} does not go with a {self.table.kind} table")
+        if self.concat is not None and self.concat not in CONCATS:
+            raise ConfigError(f"nothing to stack on latents is named {self.concat!r}; there are {list(CONCATS)}")
         if self.text is not None and self.conditioner is not None:
             raise ConfigError("text and conditioner both say what reads the prompts; give one of them")
         for name in ("context_dim", "vector_dim") if self.text or self.conditioner else ():
@@ -150,8 +157,36 @@ class LatentDiffusion(nn.Module):
         return self.denoiser(x, sigma, cond)
 
     def null(self, batch: int) -> Condition | None:
-        """The condition that says nothing, for guidance; None where the model has no conditioner that knows one."""
+        """The condition that says nothing, for guidance: the empty text, the last class; None where there is none."""
+        if (labels := self.config.unet.num_classes) is not None:
+            return Condition(vector=torch.full((batch,), labels - 1))
         return None if self.conditioner is None else self.conditioner.null(batch)
+
+    @property
+    def classes(self) -> int | None:
+        """How many numbered classes the model knows, the last one meaning "no class"; None where it takes none."""
+        embedder = isinstance(self.conditioner, ClassEmbedder)
+        return self.conditioner.config.classes if embedder else self.config.unet.num_classes
+
+    def of_class(self, labels: Tensor) -> Condition:
+        """The condition of numbered classes. labels: [B] int64. Raises: ConfigError where the model takes none."""
+        if isinstance(self.conditioner, ClassEmbedder):
+            return self.conditioner.condition(labels.to(self.conditioner.embedding.weight.device))
+        if self.classes is None:
+            raise ConfigError("this model takes no numbered classes: tell it in words what to paint")
+        return Condition(vector=labels)
+
+    def stacked(self, picture: Picture, like: Tensor) -> Tensor | None:
+        """What the network sees stacked on a latent; None where it takes no picture.
+
+        like: [B, c, h, w], scaled. Returns [B, extra, h, w].
+        Raises: ConfigError where the picture lacks what is needed; ShapeError where it has other channels.
+        """
+        if isinstance(self.conditioner, SpatialRescaler):
+            return shrunk(self.conditioner, picture, like)
+        kind = self.config.concat or kind_of(self.config.unet)
+        scale = (lambda z: z) if self.autoencoder is None else self.autoencoder.scale
+        return None if kind is None else concat(kind, picture, like, scale)
 
     def _answer(self, x: Tensor, timesteps: Tensor, cond: Condition | None) -> Tensor:
         """The network's raw output, [B, out_channels, h, w]."""
