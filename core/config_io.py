@@ -10,6 +10,8 @@ from .errors import ConfigError
 
 T = TypeVar("T")
 KIND = "kind"
+UNNAMED = "may_be_unnamed"
+"""A class attribute: what names no kind is of this one, since files did not name it while it was the only one."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _member(hint: Any, value: Any, where: str) -> Any:
     """The first member of a union that fits; among several configs the one that `kind` names."""
     configs = {kind_of(cls): cls for cls in _configs_in(hint)}
     if isinstance(value, Mapping) and len(configs) > 1:
-        kind = value.get(KIND)
+        kind = value.get(KIND) or next((name for name, cls in configs.items() if getattr(cls, UNNAMED, False)), None)
         if kind not in configs:
             raise ConfigError(f"{where} is of kind {kind!r}; expected one of {', '.join(configs)}")
         return _config(configs[kind], {key: item for key, item in value.items() if key != KIND}, where)

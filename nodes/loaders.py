@@ -46,7 +46,8 @@ def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any)
     path = host.find(name, kind)
     sidecar = None if config == AUTO else host.find(config, "config")
     if (found := describe(path, config=sidecar)["kind"]) != kind:
-        raise ConfigError(f"{name} holds a model of the kind {found}: open it with {LOADERS[found]}")
+        advice = f"open it with {LOADERS[found]}" if found in LOADERS else "no node opens those"
+        raise ConfigError(f"{name} holds a model of the kind {found}: {advice}")
     model = load(path, config=sidecar, dtype=DTYPES[dtype], **settings)
     return host.honour_flags(model) if dtype == AUTO else model
 

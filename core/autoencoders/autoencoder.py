@@ -1,5 +1,7 @@
 """The autoencoder: encoder, bottleneck, decoder, and the scale of its latent."""
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -14,12 +16,17 @@ class Autoencoder(nn.Module):
     """Pictures to latents (or codes) and back; children are named as in CompVis's checkpoints.
 
     `quantize(z)` is the bottleneck: it returns a `Quantized`.
+    discriminator: the critic that it learnt from, [B, out_channels, H, W] -> logits of patches, where its file holds
+    one; kept beside the model, not in it: it is in neither `parameters()` nor `state_dict()`.
     Source: Esser et al. 2021; Rombach et al. 2022, section 3.1.
     """
+
+    discriminator: nn.Module | None
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.discriminator = None
         wide = 2 if config.double_z else 1
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantize = build_bottleneck(config.bottleneck)
@@ -27,6 +34,13 @@ class Autoencoder(nn.Module):
         if config.quant_conv:
             self.quant_conv = nn.Conv2d(wide * config.z_channels, wide * config.embed_dim, 1)
             self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the critic an ordinary attribute, not a child module."""
+        if name == "discriminator":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def encode(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """The latent before the bottleneck rounds it; for KL the mean, or a sample where a generator is given.

@@ -1,6 +1,15 @@
 """Losses, and the critics that learn some of them."""
 
-from .adversarial import hinge_discriminator, hinge_generator, vanilla_discriminator, vanilla_generator
+from .adversarial import (
+    hinge_discriminator,
+    hinge_generator,
+    lecam,
+    r1,
+    relativistic_discriminator,
+    relativistic_generator,
+    vanilla_discriminator,
+    vanilla_generator,
+)
 from .reconstruction import feature_matching, gradient_l1, l1, mse
 
 LOSSES = {
@@ -12,4 +21,8 @@ LOSSES = {
     "hinge_generator": hinge_generator,
     "vanilla_discriminator": vanilla_discriminator,
     "vanilla_generator": vanilla_generator,
+    "relativistic_discriminator": relativistic_discriminator,
+    "relativistic_generator": relativistic_generator,
+    "r1": r1,
+    "lecam": lecam,
 }

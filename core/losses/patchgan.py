@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import ConfigError, ShapeError
+from ..nn.actnorm import ActNorm
 
-NORMS = ("batch", "none", "spectral")
+NORMS = ("batch", "none", "spectral", "act")
+BATCH_NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "act": ActNorm}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +19,12 @@ class PatchGANConfig:
     """Sizes of a PatchGAN.
 
     in_channels: of the pictures; ndf: width of the first layer; n_layers: layers of stride 2.
-    norm: "batch" (as published), "none", or "spectral" (Miyato et al. 2018; the steadiest in short runs).
+    norm: "batch" (as published), "none", "spectral" (Miyato et al. 2018; the steadiest in short runs) or "act"
+    (`ActNorm`, taming's use_actnorm).
     Raises: ConfigError for sizes below 1 or another norm.
     """
+
+    may_be_unnamed: ClassVar[bool] = True
 
     in_channels: int = 3
     ndf: int = 64
@@ -46,9 +52,9 @@ class PatchGAN(nn.Module):
         widths = [config.ndf * min(2**i, 8) for i in range(config.n_layers + 1)]
         layers: list[nn.Module] = [wrap(nn.Conv2d(config.in_channels, widths[0], 4, 2, 1)), nn.LeakyReLU(0.2)]
         for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 1):
-            stride, normed = (2 if i < config.n_layers else 1), config.norm == "batch"
-            layers.append(wrap(nn.Conv2d(inputs, outputs, 4, stride, 1, bias=not normed)))
-            layers += [nn.BatchNorm2d(outputs)] if normed else []
+            stride = 2 if i < config.n_layers else 1
+            layers.append(wrap(nn.Conv2d(inputs, outputs, 4, stride, 1, bias=config.norm != "batch")))
+            layers += [BATCH_NORMS[config.norm](outputs)] if config.norm in BATCH_NORMS else []
             layers.append(nn.LeakyReLU(0.2))
         layers.append(wrap(nn.Conv2d(widths[-1], 1, 4, 1, 1)))
         self.main = nn.Sequential(*layers)

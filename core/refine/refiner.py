@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..losses.patchgan import PatchGAN, PatchGANConfig
+from ..losses.critics import CriticConfig, build_critic
 from .rrdb import RefinerConfig, RRDBNet
 from .tiles import upscale
 
@@ -16,7 +16,7 @@ class RefinerParts:
     """The configs of a refiner's two networks, as its file holds them; discriminator: None where there is none."""
 
     generator: RefinerConfig
-    discriminator: PatchGANConfig | None = None
+    discriminator: CriticConfig | None = None
 
 
 class Refiner(nn.Module):
@@ -25,11 +25,11 @@ class Refiner(nn.Module):
     forward: the generator's, [B, 3, H, W] 0..1 -> [B, 3, scale H, scale W], not clamped.
     """
 
-    def __init__(self, config: RefinerConfig, discriminator_config: PatchGANConfig | None = None) -> None:
+    def __init__(self, config: RefinerConfig, discriminator_config: CriticConfig | None = None) -> None:
         super().__init__()
         self.config, self.discriminator_config = config, discriminator_config
         self.generator = RRDBNet(config)
-        self.discriminator = None if discriminator_config is None else PatchGAN(discriminator_config)
+        self.discriminator = None if discriminator_config is None else build_critic(discriminator_config)
 
     @property
     def scale(self) -> int:
@@ -61,7 +61,7 @@ class Refiner(nn.Module):
         """The critic's verdict on each patch, above 0 for what looks real to it.
 
         image: [B, in_channels, H, W] in 0..1.
-        Returns [B, 1, about H / 2^n_layers, about W / 2^n_layers] float32 on the image's device.
+        Returns logits [B, 1, h, w] float32 on the image's device: smaller than the picture for a PatchGAN.
         Raises: ConfigError for a refiner without a critic, ShapeError for a picture too small.
         """
         if self.discriminator is None:

@@ -8,9 +8,14 @@ from torch import Tensor, nn
 
 from vitrail.core.losses import LOSSES
 from vitrail.core.losses.adversarial import (
+    GAMES,
+    LogitAverages,
     adaptive_weight,
     hinge_discriminator,
     hinge_generator,
+    lecam,
+    r1,
+    relativistic_discriminator,
     vanilla_discriminator,
     vanilla_generator,
 )
@@ -24,6 +29,8 @@ def made_up(name: str, seed: int = 0) -> list:
     pictures = [torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2)]
     if name == "feature_matching":
         return [[picture, picture[..., ::2]] for picture in pictures]
+    if name == "lecam":
+        return [*pictures, torch.tensor(0.3), torch.tensor(-0.5)]
     return pictures[:1] if name in ONE_PICTURE else pictures
 
 
@@ -31,7 +38,7 @@ def cast(part: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
     return part.bfloat16() if isinstance(part, Tensor) else [tensor.bfloat16() for tensor in part]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "r1"])
 def test_a_loss_of_half_precision_is_a_float32_number_near_the_exact_one(name: str) -> None:
     parts = made_up(name)
     exact = LOSSES[name](*parts)
@@ -128,3 +135,62 @@ def test_adaptive_weight_leaves_the_graph_for_the_step_itself() -> None:
 def test_adaptive_weight_is_bounded_where_the_critic_says_nothing() -> None:
     layer = nn.Parameter(torch.ones(2))
     assert adaptive_weight(1e6 * layer.sum(), 0 * layer.sum(), layer).item() == 1e4
+
+
+def test_relativistic_losses_are_cross_entropies_of_differences() -> None:
+    real, fake = torch.randn(3, 4), torch.randn(3, 4)
+    entropy = nn.functional.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones(3, 4), torch.zeros(3, 4)
+    expected = (entropy(real - fake.mean(), ones) + entropy(fake - real.mean(), zeros)) / 2
+    assert relativistic_discriminator(real, fake).item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = (entropy(real - fake.mean(), zeros) + entropy(fake - real.mean(), ones)) / 2
+    assert LOSSES["relativistic_generator"](fake, real).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert relativistic_discriminator(real + 3, fake + 3).item() == pytest.approx(
+        relativistic_discriminator(real, fake).item(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_the_two_sides_of_a_game_pull_apart(name: str) -> None:
+    real, fake = (torch.randn(4, 5, requires_grad=True) for _ in range(2))
+    GAMES[name].critic(real, fake).backward()
+    assert (fake.grad >= 0).all() and (real.grad <= 0).all() and fake.grad.sum() > 0
+    fake.grad = None
+    GAMES[name].generator(fake, real.detach()).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_r1_is_half_the_squared_slope_of_a_linear_critic() -> None:
+    slope = torch.randn(3, 4, 4)
+    x = torch.randn(5, 3, 4, 4, requires_grad=True)
+    logits = (x * slope).flatten(1).sum(1)
+    assert r1(logits, x).item() == pytest.approx(slope.square().sum().item() / 2, rel=1e-5)
+    patches = logits[:, None].expand(-1, 7)
+    assert r1(patches, x).item() == pytest.approx(slope.square().sum().item() / 2, rel=1e-5)
+
+
+def test_r1_teaches_a_critic_to_be_flat() -> None:
+    weight = nn.Parameter(torch.full((6,), 2.0))
+    x = torch.randn(3, 6, requires_grad=True)
+    penalty = r1((x * weight).sum(1), x)
+    penalty.backward()
+    assert torch.allclose(weight.grad, weight.detach()) and penalty.item() == pytest.approx(12.0)
+
+
+def test_lecam_holds_each_side_near_the_others_average() -> None:
+    real, fake = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.0])
+    found = lecam(real, fake, torch.tensor(2.0), torch.tensor(-1.0))
+    assert found.item() == pytest.approx((4 + 16) / 2 + (9 + 4) / 2)
+    anchors = [torch.tensor(value, requires_grad=True) for value in (2.0, -1.0)]
+    real = real.requires_grad_()
+    lecam(real, fake, *anchors).backward()
+    assert real.grad is not None and all(anchor.grad is None for anchor in anchors)
+
+
+def test_averages_of_logits_start_at_the_first_batch_and_follow() -> None:
+    averages = LogitAverages(decay=0.9)
+    averages.update(torch.tensor([1.0, 3.0]), torch.tensor([-1.0]))
+    assert (averages.real.item(), averages.fake.item()) == (2.0, -1.0)
+    averages.update(torch.tensor([4.0]), torch.tensor([1.0]))
+    assert averages.real.item() == pytest.approx(2.2) and averages.fake.item() == pytest.approx(-0.8)
+    assert set(averages.state_dict()) == {"real", "fake", "started"}

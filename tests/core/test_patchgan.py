@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.losses.adversarial import hinge_discriminator, hinge_generator, vanilla_discriminator
 from vitrail.core.losses.patchgan import NORMS, PatchGAN, PatchGANConfig
+from vitrail.core.nn.actnorm import ActNorm
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,33 @@ def test_training_uses_and_keeps_the_statistics_of_the_batch(golden: Case) -> No
     assert norm.running_mean is not None and norm.running_var is not None
     golden.check("out.running_mean_after", norm.running_mean)
     golden.check("out.running_var_after", norm.running_var)
+
+
+@torch.no_grad()
+def test_with_actnorm_logits_and_losses_are_the_references() -> None:
+    golden = case("patchgan_actnorm")
+    critic = PatchGAN(PatchGANConfig(ndf=golden.config["ndf"], n_layers=golden.config["n_layers"], norm="act")).eval()
+    critic.load_state_dict(torch.load(golden.path / "disc.pth", weights_only=True))
+    real, fake = critic(golden.tensors["in.x"]), critic(golden.tensors["in.y"])
+    golden.check("out.logits_x_eval", real)
+    golden.check("out.logits_y_eval", fake)
+    golden.check("out.hinge", hinge_discriminator(real, fake))
+    golden.check("out.vanilla", vanilla_discriminator(real, fake))
+    golden.check("out.g_loss", hinge_generator(fake))
+    golden.check("out.logits_x_train", critic.train()(golden.tensors["in.x"]))
+
+
+def test_actnorm_starts_from_the_first_training_batch_and_stays() -> None:
+    torch.manual_seed(0)
+    norm, x = ActNorm(5), torch.randn(4, 5, 6, 6) * 3 + 2
+    assert torch.equal(norm.eval()(x), x)
+    made = norm.train()(x)
+    assert made.mean((0, 2, 3)).abs().max() < 1e-5 and (made.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    before = norm.scale.detach().clone()
+    assert (norm(2 * x).std((0, 2, 3)) - 2).abs().max() < 1e-2 and torch.equal(norm.scale, before)
+    restored = ActNorm(5)
+    restored.load_state_dict(norm.state_dict())
+    assert torch.equal(restored.train()(2 * x), norm(2 * x))
 
 
 @settings(max_examples=20, deadline=None)

@@ -14,6 +14,7 @@ from ...bottlenecks import BottleneckConfig, GumbelConfig, KLConfig, VQConfig
 from ...errors import CheckpointError
 from ..family import Family, Sidecar, has_all, has_none, metadata_is
 from ..header import Header
+from .critics import attach_discriminator
 
 RESOLUTION = 256
 """Only names the levels that have attention; a config file may say another."""
@@ -99,6 +100,7 @@ FAMILIES = (
         infer=infer_vq,
         keys=lambda _: KEYS,
         build=Autoencoder,
+        finish=attach_discriminator,
     ),
     Family(
         name="compvis-gumbel",
@@ -107,6 +109,7 @@ FAMILIES = (
         infer=infer_gumbel,
         keys=lambda _: KEYS,
         build=Autoencoder,
+        finish=attach_discriminator,
     ),
     Family(
         name="compvis-kl",
@@ -115,5 +118,6 @@ FAMILIES = (
         infer=infer_kl,
         keys=lambda _: KEYS,
         build=Autoencoder,
+        finish=attach_discriminator,
     ),
 )

@@ -1,0 +1,133 @@
+"""Critics and LPIPS as files of their own, and inside the training files of taming's autoencoders.
+
+Source: github.com/CompVis/taming-transformers, taming/modules/{discriminator/model.py,losses/lpips.py};
+github.com/XPixelGroup/BasicSR, basicsr/archs/discriminator_arch.py; github.com/richzhang/PerceptualSimilarity.
+"""
+
+import re
+from typing import Any
+
+import torch
+
+from ...autoencoders.autoencoder import Autoencoder
+from ...errors import CheckpointError
+from ...losses.patchgan import PatchGAN, PatchGANConfig
+from ...losses.perceptual import PerceptualConfig, PerceptualLoss
+from ...losses.unet_critic import UNetCritic, UNetCriticConfig
+from ..family import Family, Rule, Sidecar, has_all, has_none, metadata_is
+from ..fill import build, fill
+from ..header import Header
+
+SPECTRAL = {
+    "{*}.weight_orig": "{*}.parametrizations.weight.original",
+    "{*}.weight_u": "{*}.parametrizations.weight.0._u",
+    "{*}.weight_v": "{*}.parametrizations.weight.0._v",
+    "{*}": "{*}",
+}
+"""Spectral norm as torch named its parts before it had parametrizations."""
+
+INSIDE_DISCRIMINATOR, INSIDE_PERCEPTUAL = "loss.discriminator.", "loss.perceptual_loss."
+
+
+def infer_patchgan(header: Header, _: Sidecar) -> PatchGANConfig:
+    """The config of a PatchGAN from the shapes of its convolutions and the names of its norms."""
+    convolutions = {
+        int(found[1]): info.shape
+        for name, info in header.tensors.items()
+        if (found := _CONVOLUTION.fullmatch(name)) and len(info.shape) == 4
+    }
+    ndf, in_channels = convolutions[0][:2]
+    norm = next((norm for norm, mark in _NORMS.items() if any(mark.fullmatch(name) for name in header.tensors)), "none")
+    return PatchGANConfig(in_channels=in_channels, ndf=ndf, n_layers=len(convolutions) - 2, norm=norm)
+
+
+_CONVOLUTION = re.compile(r"main\.(\d+)\.(?:weight|weight_orig|parametrizations\.weight\.original)")
+_NORMS = {
+    "act": re.compile(r"main\.\d+\.loc"),
+    "batch": re.compile(r"main\.\d+\.running_mean"),
+    "spectral": re.compile(r".*(\.weight_u|\._u)"),
+}
+
+
+def infer_unet(header: Header, sidecar: Sidecar) -> UNetCriticConfig:
+    """The config of a U-Net critic; skip_connection comes from Real-ESRGAN's options or is its default."""
+    num_feat, in_channels = header.shape("conv0.weight")[:2]
+    skip = sidecar.at("network_d.skip_connection", True, "true, as Real-ESRGAN trains it")
+    return UNetCriticConfig(in_channels=in_channels, num_feat=num_feat, skip_connection=bool(skip))
+
+
+def infer_lpips(header: Header, _: Sidecar) -> PerceptualConfig:
+    """The widths of VGG16's blocks."""
+    return PerceptualConfig(widths=tuple(header.shape(f"lin{level}.model.1.weight")[1] for level in range(5)))
+
+
+def refuse_linear(header: Header, _: Sidecar) -> Any:
+    """Raises: CheckpointError, since the weights of channels are no use without the features."""
+    raise CheckpointError(
+        f"{header.path.name} holds LPIPS's five linear layers without VGG16. Take a file with both "
+        "(net.slice1.0.weight, lin0.model.1.weight and so on), such as a training checkpoint of taming-transformers"
+    )
+
+
+_OTHERS = ~metadata_is("format", "vitrail")
+_ONLY_MAIN = Rule(lambda header: all(name.startswith("main.") for name in header.tensors))
+
+PATCHGAN = Family(
+    name="patchgan",
+    kind="discriminator",
+    detect=_OTHERS & _ONLY_MAIN & has_all("main.0.*", "main.2.*"),
+    infer=infer_patchgan,
+    keys=lambda _: SPECTRAL,
+    build=PatchGAN,
+)
+LPIPS = Family(
+    name="lpips",
+    kind="perceptual",
+    detect=_OTHERS & has_all("net.slice1.0.weight", "net.slice5.28.weight", "lin0.model.1.weight"),
+    infer=infer_lpips,
+    keys=lambda _: {"{*}": "{*}"},
+    build=PerceptualLoss,
+)
+FAMILIES = (
+    PATCHGAN,
+    Family(
+        name="real-esrgan-unet-discriminator",
+        kind="discriminator",
+        detect=_OTHERS & has_all("conv0.weight", "conv1.*", "conv8.*", "conv9.weight") & has_none("conv_first.*"),
+        infer=infer_unet,
+        keys=lambda _: SPECTRAL,
+        build=UNetCritic,
+    ),
+    LPIPS,
+    Family(
+        name="lpips-linear",
+        kind="perceptual",
+        detect=_OTHERS & has_all("lin0.model.1.weight", "lin4.model.1.weight") & has_none("net.*"),
+        infer=refuse_linear,
+        keys=lambda _: {},
+        build=PerceptualLoss,
+    ),
+)
+
+
+def part_inside(header: Header, prefix: str, family: Family, dtype: torch.dtype) -> Any:
+    """The model of `family` whose weights lie under a prefix in another's file, in eval mode; None for none such.
+
+    Raises: CheckpointError where the weights do not fit, as `load`.
+    """
+    inner = header.under(prefix)
+    if not inner.tensors or not family.detect(inner):
+        return None
+    settings = family.infer(inner, Sidecar())
+    model = build(family, settings, inner)
+    fill(model, family, settings, inner, dtype)
+    return model.eval()
+
+
+def attach_discriminator(module: Any, header: Header, _: object) -> None:
+    """Give an autoencoder the critic that its training file holds; one that is broken is left out."""
+    assert isinstance(module, Autoencoder)
+    try:
+        module.discriminator = part_inside(header, INSIDE_DISCRIMINATOR, PATCHGAN, next(module.encoder.parameters()).dtype)
+    except (CheckpointError, ValueError, LookupError):
+        module.discriminator = None
