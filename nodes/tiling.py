@@ -78,7 +78,7 @@ def finished(steps: Iterator[TileStep]) -> Tensor:
 
 def dtype_of(model: Autoencoder) -> torch.dtype:
     """What the convolutions compute in; the codebook is always float32."""
-    return model.quant_conv.weight.dtype
+    return next(model.encoder.parameters()).dtype
 
 
 def _decoded_shape(latent: Tensor, factor: int) -> tuple[int, ...]:

@@ -127,7 +127,8 @@ def part_inside(header: Header, prefix: str, family: Family, dtype: torch.dtype)
 def attach_discriminator(module: Any, header: Header, _: object) -> None:
     """Give an autoencoder the critic that its training file holds; one that is broken is left out."""
     assert isinstance(module, Autoencoder)
+    dtype = next(module.encoder.parameters()).dtype
     try:
-        module.discriminator = part_inside(header, INSIDE_DISCRIMINATOR, PATCHGAN, next(module.encoder.parameters()).dtype)
+        module.discriminator = part_inside(header, INSIDE_DISCRIMINATOR, PATCHGAN, dtype)
     except (CheckpointError, ValueError, LookupError):
         module.discriminator = None
