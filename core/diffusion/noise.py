@@ -1,5 +1,6 @@
 """Random numbers: one CPU generator an image, so that image i of a batch is the same as in a run of its own."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,22 +24,36 @@ def image_seeds(seed: int, batch: int, batch_index: Sequence[int] | None = None)
     return tuple((seed + int(i)) % SEEDS for i in places)
 
 
-def noise_source(like: Tensor, seeds: Sequence[int]) -> NoiseSource:
+class Draws:
+    """A source whose image i comes from a generator of its own; see `noise_source`."""
+
+    def __init__(self, like: Tensor, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        if len(self.generators) != len(like):
+            raise ShapeError(f"{len(self.generators)} seeds for a batch of {len(like)}")
+        self.like = like.new_empty(()).expand(like.shape)
+
+    def __call__(self) -> Tensor:
+        drawn = [torch.randn(self.like.shape[1:], generator=g) for g in self.generators]
+        return torch.stack(drawn).to(self.like)
+
+    def joined(self, first: Tensor, share: float) -> Tensor:
+        """The noise of a whole interval of a Brownian path, given that of its first part.
+
+        sqrt(share) first + sqrt(1 - share) (the next draw)
+
+        first: what an earlier call gave for the first part. share: of the interval's variance, 0 .. 1.
+        """
+        return math.sqrt(share) * first + math.sqrt(1 - share) * self()
+
+
+def noise_source(like: Tensor, seeds: Sequence[int]) -> Draws:
     """A source whose image i comes from a generator of its own, seeded with seeds[i].
 
     like: [B, ...]; each call gives the next standard normal tensor of its shape, device and dtype. The numbers are
     drawn on the CPU in float32, so they are the same on every device.
     """
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    if len(generators) != len(like):
-        raise ShapeError(f"{len(generators)} seeds for a batch of {len(like)}")
-    shape = like.shape[1:]
-    device, dtype = like.device, like.dtype
-
-    def draw() -> Tensor:
-        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
-
-    return draw
+    return Draws(like, seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +75,8 @@ def seeded(latent: Tensor, seed: int, batch_index: Sequence[int] | None = None) 
 
     There the start and the steps are both drawn from generators seeded with `seed`, so the first draw of a stochastic
     solver repeats the starting noise, and the repaint noise from one seeded with `seed + 1`. What differs: stock draws
-    a whole batch from one generator, and a stochastic solver's noise on the device that it runs on.
+    a whole batch from one generator, a stochastic solver's noise on the device that it runs on, and that of dpmpp_sde,
+    dpmpp_2m_sde and dpmpp_3m_sde from a Brownian tree, whose numbers are others of the same law.
     """
     seeds = image_seeds(seed, len(latent), batch_index)
     after = tuple((s + 1) % SEEDS for s in seeds)
