@@ -1,13 +1,13 @@
 """The values that pass between the parts of the core, and the legend of their shapes.
 
-x            [B, C, H, W]  a picture, -1..1
-z, latent    [B, c, h, w]  an autoencoder's own space, unscaled
-indices      [B, h, w]     int64 codes, or [B, h, w, levels] of a residual codebook
-sigma        [] or [B]     standard deviation of the noise, in units of the scaled latent
-sigmas       [n + 1]       float32, descending, the last one 0
-context      [B, L, D]     tokens for cross-attention
-vector       [B, V]        one vector a picture, added to the time embedding
-mask         [B, 1, h, w]  1 = paint here, 0 = keep
+    x            [B, C, H, W]  a picture, -1..1
+    z, latent    [B, c, h, w]  an autoencoder's own space, unscaled
+    indices      [B, h, w]     int64 codes, or [B, h, w, levels] of a residual codebook
+    sigma        [] or [B]     standard deviation of the noise, in units of the scaled latent
+    sigmas       [n + 1]       float32, descending, the last one 0
+    context      [B, L, D]     tokens for cross-attention
+    vector       [B, V]        one vector a picture, added to the time embedding
+    mask         [B, 1, h, w]  1 = paint here, 0 = keep
 """
 
 from collections.abc import Callable

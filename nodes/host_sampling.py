@@ -130,7 +130,7 @@ def _sample_headless(
         steps = run(
             guided(model.denoise, positive, negative, cfg), scaled, sigmas, sampler=sampler.name, noise=drawn,
             eta=sampler.eta, mask=latent.get("noise_mask"), add_noise=add_noise, sigma_max=model.table.sigma_max,
-            flow=model.table.flow,
+            flow=model.table.flow, top=model.table.at(1e-4),
         )  # fmt: skip
         ends = (_without_steps(model, scaled, drawn.start * add_noise, sigmas),) * 2
         for step in progress(steps, len(sigmas) - 1, lambda step: _picture(autoencoder, step.denoised)):
@@ -284,18 +284,41 @@ def _solve(
     seeds = image_seeds(given.get("seed") or 0, len(x), places)
     if row.repaints and given.get("denoise_mask") is not None:
         model.noise = noise_source(x, [(seed + 1) % SEEDS for seed in seeds])()
-    flow = is_flow(model.inner_model.inner_model.model_sampling)
-    steps = row(
-        lambda x, sigma: model(x, sigma * x.new_ones(len(x)), **given), x, sigmas,
-        noise=noise_source(x, seeds), eta=chosen.eta, flow=flow,
-    )  # fmt: skip
+    sampling = model.inner_model.inner_model.model_sampling
+    kind = {"flow": True, "top": float(sampling.percent_to_sigma(1e-4))} if is_flow(sampling) else {}
+    steps = row(HostDenoise(model, given), x, sigmas, noise=noise_source(x, seeds), eta=chosen.eta, **kind)
     with closing(steps), tqdm(total=len(sigmas) - 1, disable=disable) as bar:
         for step in steps:
-            bar.update()
+            bar.update(step.index + 1 - bar.n)
             if callback is not None:
                 callback({"i": step.index, "denoised": step.denoised, "x": x, "sigma": step.sigma})
             x = step.x
     return x
+
+
+class HostDenoise:
+    """The model that the host hands a sampler function, (x, sigma [B], **given) -> denoised, as a core Denoise."""
+
+    def __init__(self, model: Any, given: dict[str, Any]) -> None:
+        self.model, self.given = model, given
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.model(x, sigma * x.new_ones(len(x)), **self.given)
+
+    def apart(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(denoised, denoised by the negative alone); see core/samplers/cfg_pp.py."""
+        from comfy.model_patcher import set_model_options_post_cfg_function
+
+        seen: list[Tensor] = []
+
+        def keep(args: dict[str, Any]) -> Tensor:
+            seen[:] = [args["uncond_denoised"]]
+            return args["denoised"]
+
+        options = dict(self.given.get("model_options") or {})
+        options = set_model_options_post_cfg_function(options, keep, disable_cfg1_optimization=True)
+        denoised = self.model(x, sigma * x.new_ones(len(x)), **{**self.given, "model_options": options})
+        return denoised, seen[0]
 
 
 def factor_of(vae: Any) -> int | None:

@@ -3,7 +3,6 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -57,6 +56,9 @@ class HostTable:
     def sigma(self, timestep: Tensor) -> Tensor:
         return self.sampling.sigma(timestep).float()
 
+    def at(self, share: float) -> float:
+        return float(self.sampling.percent_to_sigma(share))
+
 
 def is_flow(sampling: Any) -> bool:
     """Whether x is (1 - sigma) x0 + sigma noise in the host's `model_sampling`."""
@@ -72,10 +74,7 @@ class HostSampling:
 
     def percent_to_sigma(self, percent: float) -> float:
         """The level at a share of the run, 0..1; the host counts on 1000 of them."""
-        if not 0 < percent < 1 or not hasattr(self.vitrail_table, "betas"):
-            return super().percent_to_sigma(percent)  # type: ignore[misc]
-        last = len(self.vitrail_table.sigmas) - 1
-        return float(self.vitrail_table.sigma(torch.tensor((1 - percent) * last)))
+        return self.vitrail_table.at(percent) if 0 < percent < 1 else super().percent_to_sigma(percent)  # type: ignore[misc]
 
 
 def host_sampling(diffusion: "LatentDiffusion") -> Any:

@@ -19,10 +19,15 @@ NO_MODEL = "the loader that should give a model gave none. Open a diffusion mode
 SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
 
 SAMPLER_TIP = (
-    "How each step is computed. dpmpp_2m: good and fast, a sound choice. euler, ddim: the simplest. heun: two calls of "
-    "the model a step, more exact. ipndm: uses earlier steps. euler_ancestral: draws new noise at each step."
+    "How each step is computed. dpmpp_2m: good and fast, a sound choice. euler, ddim: the simplest. With earlier steps in "
+    "mind: ipndm, lms, deis, plms, uni_pc, res_multistep. Two or more calls of the model a step: heun, dpm_2, heunpp2. "
+    "With new noise: those with ancestral or sde in their names, ddpm, lcm (for consistency models). cfg_pp: for a cfg of "
+    "1 to 2."
 )
-ETA_TIP = "How much new noise euler_ancestral draws: 1 all of it, 0 none. The other solvers draw none and pass it over."
+ETA_TIP = (
+    "How much new noise the solvers with ancestral in their names, dpmpp_sde, dpmpp_2m_sde and dpmpp_3m_sde draw: 1 all "
+    "of it, 0 none. The others pass it over."
+)
 
 
 def _sampler() -> tuple[Any, ...]:

@@ -37,6 +37,10 @@ class Table(Protocol):
         """Time of any shape -> sigma, float32 of the same shape."""
         ...
 
+    def at(self, share: float) -> float:
+        """The level at a share of the way from the top down, evenly in time; infinite or 1 at 0, and 0 at 1."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseTable:
@@ -133,6 +137,10 @@ class NoiseTable:
         weight = at.frac()
         return ((1 - weight) * levels[at.floor().long()] + weight * levels[at.ceil().long()]).exp()
 
+    def at(self, share: float) -> float:
+        time = torch.tensor((1 - share) * (len(self.sigmas) - 1))
+        return float(self.sigma(time)) if 0 < share < 1 else _end(share, math.inf)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTable:
@@ -176,6 +184,10 @@ class FlowTable:
         u = timestep.float() / self.multiplier
         return u if self.shift == 1 else self.shift * u / (1 + (self.shift - 1) * u)
 
+    def at(self, share: float) -> float:
+        time = torch.tensor((1 - share) * self.multiplier)
+        return float(self.sigma(time)) if 0 < share < 1 else _end(share, 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogTable:
@@ -213,3 +225,10 @@ class LogTable:
 
     def sigma(self, timestep: Tensor) -> Tensor:
         return (timestep.float() / 0.25).exp()
+
+    def at(self, share: float) -> float:
+        return self.high ** (1 - share) * self.low**share if 0 < share < 1 else _end(share, math.inf)
+
+
+def _end(share: float, top: float) -> float:
+    return top if share <= 0 else 0.0

@@ -99,18 +99,20 @@ def unequal_weights(steps: Sequence[Tensor]) -> list[Tensor]:
     return [old + new for old, new in zip([*weights, torch.zeros_like(h)], fourth, strict=True)]
 
 
-def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Steps:
-    """Adams-Bashforth exact for the steps as they are; a step to 0 takes x0.
+def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4, takes_x0: bool = True) -> Steps:
+    """Adams-Bashforth exact for the steps as they are.
 
     x: [B, ...], noised to sigmas[0]. order: how many slopes, 1 .. 4.
-    Source: Karras et al.'s equation by linear multistep, as in k-diffusion.
+    takes_x0: a step to 0 takes x0, as in ComfyUI; False treats it as any other, as k-diffusion and diffusers do.
+    Source: Karras et al. 2022, eq. 3 by a linear multistep rule, as in k-diffusion.
     """
     slopes: deque[Tensor] = deque(maxlen=order)
     levels = sigmas.double().cpu().numpy()
     for i, sigma, below in intervals(sigmas):
         denoised = denoise(x, sigma)
         slopes.appendleft(slope(x, denoised, sigma))
-        x = denoised if below == 0 else x + weighted(lms_weights(levels, i, len(slopes)), slopes)
+        last = below == 0 and takes_x0
+        x = denoised if last else x + weighted(lms_weights(levels, i, len(slopes)), slopes)
         yield Step(i, sigma, x, denoised)
 
 

@@ -28,7 +28,7 @@ def euler_ancestral_cfg_pp(
 ) -> Steps:
     """x' = a' x0 + sigma_down (x - a u0) / sigma + sigma_up noise: u0 by the negative alone, a the signal's part.
 
-    x: [B, ...], noised to sigmas[0]. eta: 0 = deterministic, 1 = ancestral. denoise: guided, cfg below 1 as a rule.
+    x: [B, ...], noised to sigmas[0]. eta: 0 = deterministic, 1 = ancestral. denoise: guided, with a low cfg.
     flow: a = 1 - sigma, else a = 1.
     Source: Chung et al. 2024 (CFG++), Alg. 2.
     """
@@ -56,7 +56,7 @@ def dpmpp_2m_cfg_pp(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Steps:
 
     h = ln(sigma / sigma'). The first step and a step to 0 leave out the last term.
 
-    x: [B, ...], noised to sigmas[0]. denoise: guided, cfg below 1 as a rule.
+    x: [B, ...], noised to sigmas[0]. denoise: guided, with a low cfg.
     Source: Chung et al. 2024 (CFG++) on DPM-Solver++(2M), as ComfyUI has it: the difference is x0 - u0_last.
     """
     earlier: tuple[Tensor, Tensor] | None = None

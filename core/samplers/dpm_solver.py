@@ -71,7 +71,8 @@ def dpm_adaptive(
     error = |x_low - x_high| / max(atol, rtol max(|x_low|, |x_before|)), root mean square; the next length is
     h (1 + atan(error^-b1 ... - 1)), a PID controller; a trial whose factor is below accept_safety is done again.
 
-    x: [B, ...], noised to sigmas[0].
+    x: [B, ...], noised to sigmas[0]. All images take steps of one length, chosen by the error of all of them, as in the
+        reference: here an image of a batch is its own run only to the tolerance.
     order: 2 or 3. h_init: first length. eta: noise added at each step, as in `euler_ancestral`.
     Source: Lu et al. 2022 (DPM-Solver), Alg. 6 and appendix C, with k-diffusion's controller.
     """

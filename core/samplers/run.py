@@ -2,7 +2,7 @@
 
 import math
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ..diffusion.prediction import noised
 from ..errors import ConfigError, ShapeError
 from ..types import Denoise
 from . import SAMPLERS
+from .cfg_pp import apart
 from .sampler import Sampler, Steps
 
 
@@ -28,6 +29,7 @@ def sample(
     add_noise: bool = True,
     sigma_max: float = math.inf,
     flow: bool = False,
+    top: float = 0.9999,
 ) -> Steps:
     """The steps of a run from a latent to a latent; the last Step.x is the result.
 
@@ -40,7 +42,7 @@ def sample(
     noise: see diffusion.noise.seeded. add_noise: False starts from the latent as it is.
     mask: 1 = paint, 0 = keep; [B or 1, 1, H, W] or [B or 1, H, W] or [H, W], resized to the latent.
     sigma_max: the top of the model's table; a run that starts there starts from noise of the full variance.
-    flow: x is (1 - sigma) x0 + sigma noise.
+    flow: x is (1 - sigma) x0 + sigma noise. top: see Sampler; in ComfyUI `table.at(1e-4)`.
     Raises: ConfigError on an unknown sampler or sigmas that rise or are not finite; ShapeError where shapes disagree.
     """
     solver = SAMPLERS[sampler] if isinstance(sampler, str) and sampler in SAMPLERS else sampler
@@ -50,27 +52,16 @@ def sample(
     noise = noise if add_noise else replace(noise, start=torch.zeros_like(latent))
     if noise.start.shape != latent.shape:
         raise ShapeError(f"the noise is {tuple(noise.start.shape)}, but the latent is {tuple(latent.shape)}")
-    denoise = torch.no_grad()(denoise)
     if mask is not None:
         behind = noise.repaint() if solver.repaints else noise.start
-        denoise = masked(denoise, latent, behind, latent_mask(mask, latent), flow)
-    return _steps(denoise, latent, sigmas.to(latent.device), solver, noise, eta, sigma_max, flow)
-
-
-def _steps(
-    denoise: Denoise,
-    latent: Tensor,
-    sigmas: Tensor,
-    solver: Sampler,
-    noise: Noise,
-    eta: float,
-    sigma_max: float,
-    flow: bool,
-) -> Steps:
-    if len(sigmas) < 2:
-        return
+        denoise = Masked(denoise, latent, behind, latent_mask(mask, latent), flow)
     x = begin(latent, noise.start, sigmas, sigma_max=sigma_max, flow=flow)
-    with closing(solver(denoise, x, sigmas, noise=noise.step, eta=eta, flow=flow)) as steps:
+    steps = solver(WithoutGradients(denoise), x, sigmas, noise=noise.step, eta=eta, flow=flow, top=top)
+    return _steps(steps, sigmas, flow)
+
+
+def _steps(steps: Steps, sigmas: Tensor, flow: bool) -> Steps:
+    with closing(steps):
         for step in steps:
             last = step.index == len(sigmas) - 2
             yield replace(step, x=finish(step.x, sigmas[-1], flow)) if last else step
@@ -94,19 +85,48 @@ def finish(x: Tensor, sigma: Tensor, flow: bool = False) -> Tensor:
     return x / (1 - sigma) if flow else x
 
 
-def masked(denoise: Denoise, latent: Tensor, noise: Tensor, mask: Tensor, flow: bool = False) -> Denoise:
+@dataclass(frozen=True)
+class Masked:
     """A denoiser that sees the noised latent where the mask is 0, and answers the latent there.
 
-    mask: [B, c or 1, h, w], 1 = paint, 0 = keep.
+    mask: [B, c or 1, h, w], 1 = paint, 0 = keep; where it lies between, both are mixed, before and after the network.
     Source: Lugmayr et al. 2022 (RePaint), eq. 8, without its resampling.
     """
-    keep = 1 - mask
 
-    def inside(x: Tensor, sigma: Tensor) -> Tensor:
-        x = x * mask + noised(latent, noise, sigma, flow) * keep
-        return denoise(x, sigma) * mask + latent * keep
+    denoise: Denoise
+    latent: Tensor
+    noise: Tensor
+    mask: Tensor
+    flow: bool = False
 
-    return inside
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self._kept(self.denoise(self._seen(x, sigma), sigma))
+
+    def apart(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(denoised, by the negative alone, which the mask leaves as it is); see cfg_pp."""
+        denoised, plain = apart(self.denoise, self._seen(x, sigma), sigma)
+        return self._kept(denoised), plain
+
+    def _seen(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x * self.mask + noised(self.latent, self.noise, sigma, self.flow) * (1 - self.mask)
+
+    def _kept(self, denoised: Tensor) -> Tensor:
+        return denoised * self.mask + self.latent * (1 - self.mask)
+
+
+@dataclass(frozen=True)
+class WithoutGradients:
+    """A denoiser whose calls build no graph."""
+
+    denoise: Denoise
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.denoise(x, sigma)
+
+    def apart(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return apart(self.denoise, x, sigma)
 
 
 def latent_mask(mask: Tensor, latent: Tensor) -> Tensor:

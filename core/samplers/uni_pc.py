@@ -23,7 +23,8 @@ def uni_pc(
     x: [B, ...], noised to sigmas[0].
     order: of the predictor, 1 .. 3, less in the first steps, in the last two and in short runs.
     floor: what stands for a final 0; with 0 the last step takes x0.
-    Source: Zhao et al. 2023 (UniPC), Alg. 1 and 2 (B1 and B2), in x0 + sigma noise; ComfyUI's order and floor.
+    Source: Zhao et al. 2023 (UniPC), Alg. 1 and 2 (B1 and B2), in x0 + sigma noise; ComfyUI's order and floor. A run of
+    one step, which ComfyUI leaves undone, is Euler's here.
     """
     steps = len(sigmas) - 1
     order = min(order, max(steps - 1, 1))

@@ -1,22 +1,15 @@
-"""Solvers: order on a Gaussian with an exact solution, variance of the stochastic ones, k-diffusion's numbers."""
+"""Solvers: order on a Gaussian with an exact solution, variance of the stochastic ones."""
 
-from collections.abc import Callable, Iterator
 from math import log2
 
 import pytest
 import torch
-from golden_cases import Case, case
 from torch import Tensor
 
 from vitrail.core.diffusion.noise import noise_source
-from vitrail.core.diffusion.prediction import Denoiser
-from vitrail.core.diffusion.schedules import make_sigmas
-from vitrail.core.diffusion.tables import NoiseTable
 from vitrail.core.errors import ConfigError
 from vitrail.core.samplers import SAMPLERS
-from vitrail.core.samplers.ancestral import ancestral_split
 from vitrail.core.samplers.sampler import Sampler
-from vitrail.core.types import Condition
 
 MEAN, STD = 0.7, 0.5
 
@@ -206,68 +199,3 @@ def test_drawing_without_a_source_says_so() -> None:
 def test_nothing_to_do() -> None:
     for sigmas in (torch.zeros(0), torch.ones(1)):
         assert list(SAMPLERS["euler"](Gaussian().denoise, torch.ones(1), sigmas)) == []
-
-
-def toy(x: Tensor, s: Tensor) -> Tensor:
-    return x / (1 + s**2) + 0.25 * torch.tanh(x / (1 + s**2).sqrt()) * s / (1 + s)
-
-
-def stored(golden: Case, name: str, sigmas: Tensor, draws: Callable[[], Iterator[Tensor]], **options: float) -> Tensor:
-    noises = draws()
-    *_, last = SAMPLERS[name](toy, golden.tensors["in.x"], sigmas, noise=lambda: next(noises), **options)
-    return last.x
-
-
-@pytest.mark.parametrize(
-    ("output", "name", "schedule", "options"),
-    [
-        ("euler", "euler", "karras", {}),
-        ("euler", "ddim", "karras", {}),
-        ("euler_exp", "euler", "exponential", {}),
-        ("heun", "heun", "karras", {}),
-        ("dpmpp_2m", "dpmpp_2m", "karras", {}),
-        ("dpmpp_2m_vp", "dpmpp_2m", "vp", {}),
-        ("euler_ancestral", "euler_ancestral", "karras", {}),
-        ("euler_ancestral_eta05", "euler_ancestral", "karras", {"eta": 0.5, "s_noise": 0.98}),
-    ],
-)
-def test_k_diffusion_s_numbers(output: str, name: str, schedule: str, options: dict[str, float]) -> None:
-    golden = case("kdiff_toy")
-    sigmas = golden.tensors[f"out.sigmas_{schedule}"]
-    golden.check(f"out.{output}", stored(golden, name, sigmas, lambda: iter(golden.tensors["in.noise"]), **options))
-
-
-@pytest.mark.parametrize("name", ["euler", "heun"])
-def test_k_diffusion_s_numbers_with_churn(name: str) -> None:
-    golden = case("kdiff_toy")
-    config, sigmas = golden.config, golden.tensors["out.sigmas_karras"]
-    low, high = 2 * config["sigma_min"], 0.9 * config["sigma_max"]
-    used = [n for n, s in zip(golden.tensors["in.noise"], sigmas[:-1], strict=False) if low <= s <= high]
-    options = {"s_churn": 0.3 * config["steps"], "s_tmin": low, "s_tmax": high, "s_noise": 1.003}
-    golden.check(f"out.{name}_churn", stored(golden, name, sigmas, lambda: iter(used), **options))
-
-
-def test_k_diffusion_s_split() -> None:
-    golden = case("kdiff_toy")
-    sigmas = golden.tensors["out.sigmas_karras"]
-    golden.check("out.ancestral_split", torch.stack(ancestral_split(sigmas[1], sigmas[2], 0.7)[:2]))
-
-
-@pytest.mark.parametrize(
-    ("output", "name", "prediction", "schedule"),
-    [
-        ("euler", "euler", "eps", "normal"),
-        ("euler_v", "euler", "v", "normal"),
-        ("dpmpp_2m_karras", "dpmpp_2m", "eps", "karras"),
-    ],
-)
-def test_k_diffusion_s_numbers_through_a_table(output: str, name: str, prediction: str, schedule: str) -> None:
-    golden, table = case("kdiff_wrappers"), NoiseTable.scaled_linear()
-
-    def network(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
-        return torch.tanh(x * (0.5 + t.reshape(-1, 1, 1, 1) / 1000))
-
-    denoiser = Denoiser(network, table, prediction, quantize=False)
-    x = golden.tensors["in.x"] * make_sigmas("normal", table, 6)[0]
-    *_, last = SAMPLERS[name](denoiser, x, make_sigmas(schedule, table, 6))
-    golden.check(f"out.{output}", last.x)

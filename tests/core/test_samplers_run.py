@@ -37,7 +37,7 @@ def picture(batch: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "dpm_adaptive"])  # one length of step for all
 def test_image_i_of_a_batch_is_its_own_run(name: str, masked: bool, kind: str) -> None:
     mask = torch.tensor([0.0, 1.0, 1.0, 0.0]) if masked else None
     mask = None if mask is None else mask.expand(3, 4)
@@ -53,7 +53,8 @@ def test_the_mask_keeps_what_it_keeps(name: str, kind: str) -> None:
     mask = torch.zeros(1, 1, 3, 4)
     mask[..., 2:] = 1
     out, free = run(name, picture(), kind, mask=mask), run(name, picture(), kind)
-    assert torch.allclose(out[..., :2], picture()[..., :2], atol=1e-6)
+    left = 1e-6 if SAMPLERS[name].reaches_zero else 0.05
+    assert torch.allclose(out[..., :2], picture()[..., :2], atol=left)
     assert not torch.allclose(out[..., 2:], picture()[..., 2:], atol=0.1)
     assert torch.allclose(run(name, picture(), kind, mask=torch.ones(6, 8)), free, atol=1e-6)
 
@@ -157,7 +158,7 @@ def test_bad_sigmas_are_refused_before_anything_runs(sigmas: list[float], error:
 def test_other_bad_inputs_are_refused_before_anything_runs() -> None:
     sigmas = torch.tensor([1.0, 0.0])
     with pytest.raises(ConfigError, match="dpmpp_2m"):
-        sample(lambda x, s: x, picture(), sigmas, sampler="plms", noise=seeded(picture(), 0))
+        sample(lambda x, s: x, picture(), sigmas, sampler="fast", noise=seeded(picture(), 0))
     with pytest.raises(ShapeError, match="noise"):
         sample(lambda x, s: x, picture(2), sigmas, sampler="euler", noise=seeded(picture(), 0))
     with pytest.raises(ShapeError, match="mask"):
