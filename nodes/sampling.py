@@ -19,14 +19,13 @@ NO_MODEL = "the loader that should give a model gave none. Open a diffusion mode
 SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
 
 SAMPLER_TIP = (
-    "How each step is computed. dpmpp_2m: good and fast, a sound choice. euler, ddim: the simplest. With earlier steps in "
-    "mind: ipndm, lms, deis, plms, uni_pc, res_multistep. Two or more calls of the model a step: heun, dpm_2, heunpp2. "
-    "With new noise: those with ancestral or sde in their names, ddpm, lcm (for consistency models). cfg_pp: for a cfg of "
-    "1 to 2."
+    "How each step is computed. dpmpp_2m: good and fast, a sound choice. euler, ddim: the simplest. ipndm, lms, deis, "
+    "plms, uni_pc, res_multistep: use earlier steps. heun, dpm_2, heunpp2: two or more calls of the model a step. With "
+    "ancestral or sde in the name, ddpm, lcm (for consistency models): draw new noise. cfg_pp: for a low cfg."
 )
 ETA_TIP = (
-    "How much new noise the solvers with ancestral in their names, dpmpp_sde, dpmpp_2m_sde and dpmpp_3m_sde draw: 1 all "
-    "of it, 0 none. The others pass it over."
+    "How much new noise solvers with ancestral in their names, dpmpp_sde, dpmpp_2m_sde and dpmpp_3m_sde draw: 1 all of "
+    "it, 0 none. The others pass it over."
 )
 
 
