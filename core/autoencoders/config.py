@@ -20,6 +20,8 @@ class AutoencoderConfig:
     it (with "vanilla"). norm_groups: groups of the norms.
     quant_conv: whether 1x1 convolutions stand around the bottleneck; without them embed_dim is z_channels.
     patch_size: pixels folded into channels along each side before the first convolution (1 in all public models).
+    decoder_blocks: residual blocks a level in the decoder; None for one more than in the encoder.
+    last_activation: whether a SiLU stands before the last convolution of both networks.
     latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
     Raises: ConfigError where these do not go together.
     """
@@ -39,6 +41,8 @@ class AutoencoderConfig:
     bottleneck: BottleneckConfig = field(default_factory=lambda: VQConfig(codes=1024, dim=256))
     latent_shift: tuple[float, ...] = (0.0,)
     latent_scale: tuple[float, ...] = (1.0,)
+    decoder_blocks: int | None = None
+    last_activation: bool = True
     norm_groups: int = 32
     mid_attention: bool = True
     quant_conv: bool = True
@@ -50,6 +54,8 @@ class AutoencoderConfig:
         }
         if wrong := {name: value for name, value in sizes.items() if value < 1}:
             raise ConfigError(f"sizes of an autoencoder must be at least 1, found {wrong}")
+        if self.decoder_blocks is not None and self.decoder_blocks < 1:
+            raise ConfigError(f"decoder_blocks is {self.decoder_blocks}; expected at least 1, or none")
         if not self.ch_mult:
             raise ConfigError("ch_mult is empty; expected one multiple of ch a level, such as (1, 2, 4)")
         if any(width % min(self.norm_groups, width) for width in (self.ch, *self.widths)):

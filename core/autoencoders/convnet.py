@@ -58,6 +58,7 @@ class Encoder(nn.Module):
                 self.down[level].downsample = Downsample(outputs)
         self.mid = Middle(widths[-1], config.middle_attends, groups)
         self.norm_out = group_norm(widths[-1], groups)
+        self.last = nn.SiLU() if config.last_activation else nn.Identity()
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels * (2 if config.double_z else 1), 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class Encoder(nn.Module):
             h = level(h)
             if downsample := getattr(level, "downsample", None):
                 h = downsample(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(self.last(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
@@ -82,12 +83,14 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config.middle_attends, groups)
         self.up = nn.ModuleList()
+        blocks = config.decoder_blocks or config.num_res_blocks + 1
         for level, outputs in enumerate(widths):
             inputs = widths[min(level + 1, len(widths) - 1)]
-            self.up.append(Level(inputs, outputs, config.num_res_blocks + 1, config.attends(level), groups))
+            self.up.append(Level(inputs, outputs, blocks, config.attends(level), groups))
             if level > 0:
                 self.up[level].upsample = Upsample(outputs)
         self.norm_out = group_norm(widths[0], groups)
+        self.last = nn.SiLU() if config.last_activation else nn.Identity()
         self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch_size**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -96,4 +99,4 @@ class Decoder(nn.Module):
             h = level(h)
             if upsample := getattr(level, "upsample", None):
                 h = upsample(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch_size)
+        return F.pixel_shuffle(self.conv_out(self.last(self.norm_out(h))), self.patch_size)

@@ -66,9 +66,7 @@ def _counts(matches: Mapping[str, Match]) -> dict[str, dict[int, int]]:
 
 
 def _fill(pattern: str, target: str, groups: tuple[str, ...], counts: Mapping[int, int]) -> str:
-    values = [
-        str(counts[place] - 1 - int(value)) if place in counts else value for place, value in enumerate(groups)
-    ]
+    values = [str(counts[place] - 1 - int(value)) if place in counts else value for place, value in enumerate(groups)]
     texts = _TOKEN.split(target)
     if len(texts) - 1 != len(values):
         raise ValueError(f"{pattern!r} and {target!r} have different numbers of placeholders")
