@@ -21,6 +21,7 @@ from ..nn.attention import AttentionBlock, SpatialTransformer
 from ..nn.hooks import NO_HOOKS, Hooks
 from ..nn.init import zero_
 from ..nn.pad import crop, pad_to
+from ..nn.sketch import Sketch
 from ..nn.timestep import timestep_embedding
 from ..nn.unet_blocks import Downsample, ResBlock, Stage, Upsample
 
@@ -51,6 +52,8 @@ class UNetConfig:
     middle_attention: whether the middle has attention. one_sided_downsample: pad on the right and below only.
     norm_groups, norm_eps: of the norms (those of spatial transformers always have 1e-6).
     time_shift, sine_first: see timestep_embedding.
+    sketch_size: cells, after the patches, along a side of a guess made from `y` alone, which the first layer sees
+    beside x (see Sketch; needs vector_dim); None for no guess. sketch_width: of its hidden layers.
     Raises: ConfigError when values are out of range or do not go together.
     """
 
@@ -81,6 +84,8 @@ class UNetConfig:
     norm_eps: float = 1e-5
     time_shift: float = 0.0
     sine_first: bool = False
+    sketch_size: int | None = None
+    sketch_width: int = 1024
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.model_channels, self.patch_size, self.norm_groups)
@@ -104,6 +109,8 @@ class UNetConfig:
             raise ConfigError("a UNet with attention needs num_heads or num_head_channels")
         if self.num_classes is not None and self.vector_dim is not None:
             raise ConfigError("num_classes and vector_dim both say what y is; give one of them")
+        if self.sketch_size is not None and (self.vector_dim is None or min(self.sketch_size, self.sketch_width) < 1):
+            raise ConfigError("a sketch needs vector_dim, and a size and a width of 1 or more")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
         for level in attending:
@@ -113,6 +120,11 @@ class UNetConfig:
     def factor(self) -> int:
         """Cells of x that one cell of the smallest level covers along a side."""
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def folded_channels(self) -> tuple[int, int]:
+        """Channels of x and of the result once patches are folded into channels."""
+        return self.in_channels * self.patch_size**2, self.out_channels * self.patch_size**2
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -185,8 +197,12 @@ class UNet(nn.Module):
             self.label_emb: nn.Module = nn.Embedding(config.num_classes, self.emb_width)
         elif config.vector_dim is not None:
             self.label_emb = nn.Sequential(_mlp(config.vector_dim, self.emb_width))
-        folded = config.patch_size**2
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels * folded, width, 3, padding=1))])
+        seen, made = config.folded_channels
+        if config.sketch_size is not None:
+            assert config.vector_dim is not None
+            self.sketch = Sketch(config.vector_dim, made, config.sketch_size, config.sketch_width)
+            seen += made
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(seen, width, 3, padding=1))])
         skips = self._build_down()
         bottom, last = config.widths[-1], len(config.widths) - 1
         attention = self._attention(last, config.depths[-1] or 1) if config.middle_attention else nn.Identity()
@@ -196,7 +212,7 @@ class UNet(nn.Module):
         self.out = nn.Sequential(
             nn.GroupNorm(config.norm_groups, top, eps=config.norm_eps),
             nn.SiLU(),
-            zero_(nn.Conv2d(top, config.out_channels * folded, 3, padding=1)),
+            zero_(nn.Conv2d(top, made, 3, padding=1)),
         )
 
     def forward(
@@ -221,11 +237,13 @@ class UNet(nn.Module):
         """
         x = x if concat is None else torch.cat([x, concat.to(x)], dim=1)
         self._check(x, context, y)
-        dtype = self.dtype
+        config, dtype = self.config, self.dtype
         context = None if context is None else context.to(dtype)
-        h, size = pad_to(x.to(dtype), self.config.factor)
-        h = F.pixel_unshuffle(h, self.config.patch_size)
+        h, size = pad_to(x.to(dtype), config.factor)
+        h = F.pixel_unshuffle(h, config.patch_size)
         emb = self._embed(hooks.start(h, self._time(timesteps.expand(x.shape[0]), dtype)), y)
+        if config.sketch_size is not None and y is not None:
+            h = torch.cat([h, self.sketch.sized(y.to(dtype), h.shape[2:])], dim=1)
         skips: list[Tensor] = []
         for i, block in enumerate(self.input_blocks):
             hooks.block("input", i)
@@ -236,7 +254,7 @@ class UNet(nn.Module):
         for i, block in enumerate(self.output_blocks):
             hooks.block("output", i)
             h = block(torch.cat(hooks.before_output(h, skips.pop()), dim=1), emb, context, hooks)
-        return crop(F.pixel_shuffle(self.out(h), self.config.patch_size), size)
+        return crop(F.pixel_shuffle(self.out(h), config.patch_size), size)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
@@ -18,6 +19,7 @@ from ..diffusion.schedules import make_sigmas
 from ..errors import ConfigError
 from ..samplers.run import sample
 from ..text.encoder import TextConfig
+from ..types import Condition
 from .captions import caption, colour_of, vocabulary
 from .data import Example, Pictures, order, spread
 from .loop import Schedule, Task
@@ -36,6 +38,8 @@ class DiffusionRecipe:
     the colour that they then have.
     noisier: times are drawn as T u^(1 / noisier), u uniform in 0..1: above 1, more of them are near pure noise, where
     text and style decide what there is to see.
+    sketch_weight: of the mean square error of the network's first guess, where it makes one (see Sketch).
+    sketch_steps: so many steps at the start train the guess and the text encoder alone, which is quick.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
@@ -46,10 +50,19 @@ class DiffusionRecipe:
     tags_only: float = 0.3
     recolour: float = 0.1
     noisier: float = 1.0
+    sketch_weight: float = 0.5
+    sketch_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sketch_steps and self.model.unet.sketch_size is None:
+            raise ConfigError("sketch_steps is for a network that makes a sketch: give its unet a sketch_size")
 
 
 class DiffusionTask(Task):
-    """loss = |network(c_in x, t, cond) - target|^2 at a random time. Source: Rombach et al. 2022, eq. 2."""
+    """loss = |network(c_in x, t, cond) - target|^2 at a random time, + sketch_weight |sketch(vector) - x0|^2.
+
+    Source: Rombach et al. 2022, eq. 2.
+    """
 
     averaged = "diffusion"
 
@@ -102,17 +115,32 @@ class DiffusionTask(Task):
         start, count = self.share(step)
         chosen = order(len(self.examples), self.schedule.seed, start, count)
         x0, texts, styles = self._batch(chosen, random.Random(int(torch.randint(2**31, ()))))
+        with self.autocast():
+            cond = self.conditioner(*self._tokens(texts, styles))
+        losses = self._sketched(x0, cond) | ({} if step < self.recipe.sketch_steps else self._denoised(x0, cond))
+        weights = {"sketch": self.recipe.sketch_weight, "loss": 1.0}
+        self.apply("diffusion", torch.stack([weights[name] * loss for name, loss in losses.items()]).sum())
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _sketched(self, x0: Tensor, cond: Condition) -> dict[str, Tensor]:
+        """How far the guess from the vector alone is from the picture; nothing for a network that makes none."""
+        unet = self.recipe.model.unet
+        if unet.sketch_size is None or cond.vector is None:
+            return {}
+        truth = F.adaptive_avg_pool2d(F.pixel_unshuffle(x0, unet.patch_size), unet.sketch_size)
+        with self.autocast():
+            guess = self.model.network.sketch(cond.vector)
+        return {"sketch": (guess.float() - truth).square().mean()}
+
+    def _denoised(self, x0: Tensor, cond: Condition) -> dict[str, Tensor]:
         table, denoiser = self.model.table, self.model.denoiser
-        places = (torch.rand(count) ** (1 / self.recipe.noisier) * len(table.sigmas)).long()
+        places = (torch.rand(len(x0)) ** (1 / self.recipe.noisier) * len(table.sigmas)).long()
         sigma = table.sigmas[places.clamp_max(len(table.sigmas) - 1)].to(x0.device)
         noise = torch.randn_like(x0)
         x, time = denoiser.inputs(denoiser.noised(x0, noise, sigma), sigma)
         with self.autocast():
-            cond = self.conditioner(*self._tokens(texts, styles))
             answer = self.model.network(x, time, context=cond.context, y=cond.vector)
-        loss = (answer.float() - denoiser.target(x0, noise, sigma)).square().mean()
-        self.apply("diffusion", loss)
-        return {"loss": float(loss.detach())}
+        return {"loss": (answer.float() - denoiser.target(x0, noise, sigma)).square().mean()}
 
     def _batch(self, chosen: Sequence[int], chance: random.Random) -> tuple[Tensor, list[str], list[str | None]]:
         recipe, latents, texts, styles = self.recipe, [], [], []
