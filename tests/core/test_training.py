@@ -62,7 +62,7 @@ def autoencoder(schedule: Schedule, examples: list[Example]) -> Task:
     return AutoencoderTask(recipe, examples)
 
 
-def diffusion(schedule: Schedule, examples: list[Example]) -> Task:
+def diffusion(schedule: Schedule, examples: list[Example], sketch_size: int | None = None, **changes: Any) -> Task:
     unet = UNetConfig(
         in_channels=4,
         out_channels=4,
@@ -72,6 +72,8 @@ def diffusion(schedule: Schedule, examples: list[Example]) -> Task:
         num_heads=2,
         context_dim=16,
         vector_dim=16,
+        sketch_size=sketch_size,
+        sketch_width=16,
     )
     model = LatentDiffusionConfig(
         unet=unet,
@@ -80,8 +82,12 @@ def diffusion(schedule: Schedule, examples: list[Example]) -> Task:
         text=TextConfig(length=6, width=16, depth=1, heads=2, context_dim=16, vector_dim=16),
     )
     torch.manual_seed(0)
-    recipe = DiffusionRecipe(schedule=schedule, model=model, size=16)
+    recipe = DiffusionRecipe(schedule=schedule, model=model, size=16, **changes)
     return DiffusionTask(recipe, examples, Autoencoder(AUTOENCODER))
+
+
+def sketching(schedule: Schedule, examples: list[Example]) -> Task:
+    return diffusion(schedule, examples, sketch_size=4, sketch_steps=2)
 
 
 def refiner(schedule: Schedule, examples: list[Example]) -> Task:
@@ -91,7 +97,7 @@ def refiner(schedule: Schedule, examples: list[Example]) -> Task:
     return RefinerTask(recipe, examples, Autoencoder(AUTOENCODER))
 
 
-TASKS: list[Callable[[Schedule, list[Example]], Task]] = [autoencoder, diffusion, refiner]
+TASKS: list[Callable[[Schedule, list[Example]], Task]] = [autoencoder, diffusion, sketching, refiner]
 
 
 def weights(task: Task) -> dict[str, Any]:
@@ -122,6 +128,22 @@ def test_training_lowers_its_first_loss(make: Callable[..., Task], examples: lis
     task = make(replace(SCHEDULE, steps=40, learning_rate=3e-3), examples)
     losses = [next(iter(step.losses.values())) for step in train(task, tmp_path / "run")]
     assert sum(losses[-8:]) < 0.85 * sum(losses[:8])
+
+
+def test_a_sketch_is_learnt_first_and_alone(examples: list[Example], tmp_path: Path) -> None:
+    task = sketching(replace(SCHEDULE, weight_decay=0.0), examples)
+    before = {name: value.clone() for name, value in weights(task).items()}
+    steps = train(task, tmp_path / "run")
+    assert [list(next(steps).losses) for _ in range(2)] == [["sketch"]] * 2
+    changed = {name for name, value in weights(task).items() if not torch.equal(value, before[name])}
+    assert changed and all(".network.sketch." in name or ".conditioner." in name for name in changed)
+    assert sorted(next(steps).losses) == ["loss", "sketch"]
+    steps.close()
+
+
+def test_a_network_without_a_sketch_learns_none(examples: list[Example]) -> None:
+    with pytest.raises(ConfigError, match="sketch_size"):
+        diffusion(SCHEDULE, examples, sketch_steps=2)
 
 
 @pytest.mark.parametrize("make", TASKS)

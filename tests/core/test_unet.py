@@ -82,6 +82,7 @@ def test_reference_networks(name: str) -> None:
             "use_scale_shift_norm": True,
             "patch_size": 2,
         },
+        {"vector_dim": 6, "patch_size": 2, "sketch_size": 4, "sketch_width": 8},
         {"num_classes": 5, "resblock_updown": True, "use_linear_in_transformer": True, "context_dim": 8},
         {"num_res_blocks": (2, 1), "transformer_depth": (0, 2), "attention_resolutions": (1, 2), "context_dim": 8},
         {"conv_resample": False, "new_attention_order": True, "attention_resolutions": (2,), "num_head_channels": 16},
@@ -100,6 +101,25 @@ def test_every_switch_builds_runs_and_round_trips(changes: dict[str, Any]) -> No
     for i in range(3):
         part = [None if t is None else t[i : i + 1] for t in (x, time, context, y)]
         torch.testing.assert_close(network(*part), together[i : i + 1], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sketch_is_seen_place_by_place_at_any_size() -> None:
+    network = filled(tiny(vector_dim=6, sketch_size=4, sketch_width=8))
+    y = torch.randn(2, 6)
+    guess = network.sketch(y)
+    assert guess.shape == (2, 4, 4, 4)
+    assert torch.equal(network.sketch.sized(y, (4, 4)), guess)
+    assert network.sketch.sized(y, (6, 10)).shape == (2, 4, 6, 10)
+    x, time = torch.randn(2, 4, 6, 10), torch.tensor(3.0)
+    before = network(x, time, y=y)
+    network.sketch.layers[-1].bias += 1
+    assert not torch.allclose(network(x, time, y=y), before)
+
+
+def test_a_sketch_needs_a_vector() -> None:
+    with pytest.raises(ConfigError, match="vector_dim"):
+        tiny(sketch_size=4)
 
 
 def test_a_new_network_predicts_nothing_and_its_blocks_pass_through() -> None:
