@@ -1,6 +1,6 @@
 """The nodes, by id and by title. Importing this imports no network, solver or file format."""
 
-from . import code_tools, codes, condition, loaders, refine, sampling
+from . import code_tools, codes, condition, critic, loaders, refine, sampling
 from .spec import Node
 
 NODES: tuple[type[Node], ...] = (
@@ -10,6 +10,7 @@ NODES: tuple[type[Node], ...] = (
     *condition.NODES,
     *sampling.NODES,
     *refine.NODES,
+    *critic.NODES,
 )
 
 NODE_CLASS_MAPPINGS = {node.ID: node for node in NODES}

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .patchgan import PatchGAN, PatchGANConfig
@@ -34,3 +36,16 @@ def build_critic(config: CriticConfig) -> Any:
         if isinstance(config, kind.config):
             return kind.module(config)
     raise ConfigError(f"{type(config).__name__} is no critic; expected one of {', '.join(CRITICS)}")
+
+
+@torch.no_grad()
+def realism(critic: nn.Module, x: Tensor) -> Tensor:
+    """How real each part of a picture looks: sigmoid of the logits, resized bilinearly to the picture.
+
+    x: [B, C, H, W] in -1..1, of any device and dtype; the critic stays where it is.
+    Returns [B, H, W] float32 in 0..1 on the device of x: 0.5 is where the critic cannot tell.
+    Raises: ShapeError for channels that the critic does not take, or a picture too small for it.
+    """
+    weight = next(critic.parameters())
+    verdict = critic(x.to(weight)).float().sigmoid()
+    return F.interpolate(verdict, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0].to(x.device)
