@@ -65,6 +65,7 @@ class Family:
 
     kind: what it builds, one of KINDS.
     detect: whether a file's keys and metadata are this family's.
+    prepare: header -> the header with tensors joined, cut or renamed whatever the config, before anything else.
     infer: (header, sidecar) -> frozen config; shapes first, then the sidecar, then the published defaults.
     keys: config -> the table that turns the file's names into the module's.
     build: config -> the module, its weights yet to come.
@@ -83,6 +84,7 @@ class Family:
     parts: Callable[[Any], Mapping[str, nn.Module]] = lambda module: {"": module}
     finish: Callable[[nn.Module, Header, Callable[[Path], nn.Module]], None] | None = None
     sidecar: bool = True
+    prepare: Callable[[Header], Header] = lambda header: header
 
 
 def family_of(header: Header, families: Mapping[str, Family]) -> Family:

@@ -28,10 +28,11 @@ Reader = Callable[[Collection[str]], dict[str, Tensor]]
 class Header:
     """The tensors of a file by name, and its metadata.
 
-    format: "safetensors" or "torch".
+    format: "safetensors", "torch", or "diffusers" for a folder of several files.
     metadata: the strings of a safetensors header; empty for torch files.
     origin: the name in the file of each tensor that goes by another one here.
     reader: reads tensors by their names in the file.
+    files: where the tensors lie, for a folder of files; empty for one file.
     """
 
     path: Path
@@ -40,6 +41,12 @@ class Header:
     metadata: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
     reader: Reader | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of the file, or of all files of a folder that hold tensors."""
+        return sum(file.stat().st_size for file in self.files or (self.path,))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.tensors[name].shape

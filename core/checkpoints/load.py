@@ -66,7 +66,7 @@ def describe(
     kept = translate(family.keys(settings), header.tensors)
     return {
         "file": header.path.name,
-        "bytes": header.path.stat().st_size,
+        "bytes": header.bytes,
         "format": header.format,
         "family": family.name,
         "kind": family.kind,
@@ -116,7 +116,8 @@ def save_model(model: nn.Module, path: PathLike, *, dtype: torch.dtype | None = 
 def _opened(path: PathLike, ema: bool | None) -> tuple[Header, Family, str]:
     """A file's header with the weights that are wanted, its family, and which weights those are."""
     header, weights = with_weights(read_header(path), ema)
-    return header, family_of(header, FAMILIES), weights
+    family = family_of(header, FAMILIES)
+    return family.prepare(header), family, weights
 
 
 def _asked(family: Family, header: Header, config: Mapping[str, Any] | PathLike | None) -> Sidecar:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError
-from . import safetensors_file, torch_file
+from . import folder, safetensors_file, torch_file
 from .header import Header, TensorInfo
 from .plain_file import check_regular
 
@@ -23,12 +23,16 @@ MARKS = (
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Names, shapes, dtypes and metadata of a file; no weight is read.
+    """Names, shapes, dtypes and metadata of a file, or of a folder of diffusers; no weight is read.
 
     Raises: CheckpointError for a file that is missing, empty, cut short or no checkpoint; UnsafeFile for one that is
     no regular file, lies about its size or names code to run.
     """
     path = Path(path)
+    return folder.read_folder(path, _read_file) if path.is_dir() else _read_file(path)
+
+
+def _read_file(path: Path) -> Header:
     if _format(path) == "safetensors":
         header = safetensors_file.read_header(path)
         return replace(header, reader=partial(_read, header, safetensors_file.read_tensors))

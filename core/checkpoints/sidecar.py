@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import yaml_subset
+from .folder import is_named_weights, read_settings
 from .plain_file import open_regular
 
 PathLike = str | os.PathLike[str]
@@ -69,11 +70,14 @@ def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sid
     """The config that goes with a file of weights.
 
     config: as data, or a .yaml or .json file; None looks for one beside the weights: of the same name, or "config"
-    where the folder holds no other weights, or the weights' own name is as general as that.
+    where the folder holds no other weights, or the weights' own name is as general as that; a folder
+    has its own.
     Raises: ConfigError for a file that cannot be read or holds no settings by name.
     """
     if isinstance(config, Mapping):
         return config if isinstance(config, Sidecar) else Sidecar(config)
+    if config is None and path.is_dir():
+        return Sidecar(read_settings(path), f"the configs in {path.name}")
     chosen = beside(path) if config is None else Path(config)
     if chosen is None:
         return Sidecar()
@@ -95,7 +99,8 @@ def beside(path: Path) -> Path | None:
     if own is not None:
         return own
     shared = next((found for ending in ENDINGS if (found := path.with_name(f"config{ending}")).is_file()), None)
-    return shared if shared is not None and (path.stem.lower() in NAMELESS or _alone(path)) else None
+    own = path.stem.lower() in NAMELESS or is_named_weights(path)
+    return shared if shared is not None and (own or _alone(path)) else None
 
 
 def _alone(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Every family of checkpoints that can be opened: one file a publisher, one line here."""
 
 from ..family import Family
-from . import compvis, critics, esrgan, ldm, llamagen, vitrail
+from . import compvis, critics, diffusers, diffusers_vae, esrgan, ldm, llamagen, text_encoders, vitrail
 
 _MODULES = (
     vitrail,
@@ -10,6 +10,9 @@ _MODULES = (
     critics,
     llamagen,
     esrgan,
+    diffusers_vae,
+    diffusers,
+    text_encoders,
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}

@@ -1,0 +1,180 @@
+"""Diffusion models as diffusers saves them: a network alone, or the folder of a pipeline with all its parts.
+
+    unet         UNet2DModel, UNet2DConditionModel     vae, vqvae           AutoencoderKL, VQModel
+    scheduler    noise levels and prediction           text_encoder, bert   CLIPTextModel, LDMBertModel
+
+Source: github.com/huggingface/diffusers, src/diffusers/pipelines/, schedulers/scheduling_ddim.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ...autoencoders.config import AutoencoderConfig
+from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
+from ...errors import CheckpointError
+from ...text.bert import BertConfig
+from ...text.clip import ClipTextConfig
+from ..derive import within
+from ..family import Family, Sidecar, has_all, has_none
+from ..header import Header
+from ..keymap import KeyMap
+from . import text_encoders
+from .diffusers_unet import infer_unet, prepare_unet, unet_keys
+from .diffusers_vae import infer_vae, prepare_vae, vae_keys
+
+KINDS: dict[str, Any] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+"""diffusers' names of noise schedules, and ours."""
+
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+"""diffusers' names of what a network predicts, and ours."""
+
+START, END, STEPS = 1e-4, 2e-2, 1000
+"""Schedulers' own defaults."""
+
+SD_START, SD_END = 0.00085, 0.012
+"""Betas of Stable Diffusion, for a network with a context that came without a scheduler."""
+
+_UNET = ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.norm1.weight")
+UNET = has_all(*_UNET) & has_none("controlnet_cond_embedding.*", "add_embedding.*")
+PIPELINE = has_all(*(f"unet.{name}" for name in _UNET))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a pipeline beside the network.
+
+    folders: what it is called there. ours: where its weights are in our model. config: of what they make.
+    """
+
+    folders: tuple[str, ...]
+    ours: str
+    config: type
+    prepare: Callable[[Header], Header]
+    infer: Callable[[Header, Sidecar], Any]
+    keys: Callable[[Any], KeyMap]
+
+
+PARTS = (
+    Part(
+        folders=("vae", "vqvae"),
+        ours="autoencoder",
+        config=AutoencoderConfig,
+        prepare=prepare_vae,
+        infer=infer_vae,
+        keys=vae_keys,
+    ),
+    Part(
+        folders=("text_encoder",),
+        ours="conditioner",
+        config=ClipTextConfig,
+        prepare=text_encoders.prepare_clip,
+        infer=text_encoders.infer_clip,
+        keys=lambda _: text_encoders.CLIP_KEYS,
+    ),
+    Part(
+        folders=("bert",),
+        ours="conditioner",
+        config=BertConfig,
+        prepare=lambda header: header,
+        infer=text_encoders.infer_ldm_bert,
+        keys=text_encoders.ldm_bert_keys,
+    ),
+)
+
+
+def infer_pipeline(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
+    """The config of all parts of a folder."""
+    parts = {part.ours: part.infer(header.under(f"{name}."), sidecar.part(name)) for name, part in _present(header)}
+    unet = infer_unet(header.under("unet."), sidecar.part("unet"))
+    table, prediction = infer_schedule(sidecar.part("scheduler"), unet.context_dim is not None)
+    return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction, **parts)
+
+
+def infer_network(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
+    """The config of a network alone, whose noise levels nothing tells."""
+    unet = infer_unet(header, sidecar)
+    table, prediction = infer_schedule(Sidecar(), unet.context_dim is not None)
+    sidecar.found["noise levels, prediction"] = "Stable Diffusion's" if unet.context_dim is not None else "DDPM's"
+    return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction)
+
+
+def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]:
+    """Noise levels and prediction of a scheduler_config.json, or what networks of that kind were trained with."""
+    if not scheduler:
+        default = TableConfig(kind="scaled_linear", start=SD_START, end=SD_END) if context else None
+        return default or TableConfig(kind="linear", start=START, end=END), "eps"
+    kind = KINDS.get(str(scheduler.at("beta_schedule", "linear")))
+    said = str(scheduler.at("prediction_type", "epsilon"))
+    if kind is None or scheduler.at("trained_betas") is not None or scheduler.at("rescale_betas_zero_snr"):
+        raise CheckpointError(
+            f"the scheduler's noise levels ({scheduler.get('_class_name')}, beta_schedule "
+            f"{scheduler.get('beta_schedule')!r}) are not known here; known are {', '.join(KINDS)}, without "
+            "trained_betas or rescale_betas_zero_snr"
+        )
+    if said not in PREDICTIONS:
+        raise CheckpointError(f"the scheduler's prediction_type is {said!r}; known are {', '.join(PREDICTIONS)}")
+    steps = int(scheduler.at("num_train_timesteps", STEPS))
+    if kind == "cosine":
+        return TableConfig(kind=kind, timesteps=steps), PREDICTIONS[said]
+    ends = {"start": float(scheduler.at("beta_start", START)), "end": float(scheduler.at("beta_end", END))}
+    return TableConfig(kind=kind, timesteps=steps, **ends), PREDICTIONS[said]
+
+
+def _present(header: Header) -> list[tuple[str, Part]]:
+    """The parts that a pipeline has, each with its folder's name."""
+    folders = {name.partition(".")[0] for name in header.tensors}
+    return [(name, part) for part in PARTS for name in part.folders if name in folders]
+
+
+def prepare_pipeline(header: Header) -> Header:
+    """Every part as its own family prepares it."""
+    header = within(header, "unet.", prepare_unet)
+    for name, part in _present(header):
+        header = within(header, f"{name}.", part.prepare)
+    return header
+
+
+def pipeline_keys(config: LatentDiffusionConfig) -> KeyMap:
+    """The tables of all parts, one after another."""
+    table: dict[str, str | None] = _prefixed("unet.", "network.", unet_keys(config.unet))
+    for part in PARTS:
+        inner = getattr(config, part.ours)
+        if isinstance(inner, part.config):
+            for name in part.folders:
+                table |= _prefixed(f"{name}.", f"{part.ours}.", {**part.keys(inner), "{*}": "{*}"})
+    return table
+
+
+def _prefixed(theirs: str, ours: str, table: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {theirs + old: None if new is None else ours + new for old, new in table.items()}
+
+
+def _finish(model: nn.Module, header: Header, _: Any) -> None:
+    text_encoders.give_tokenizer(model.conditioner, header)
+
+
+FAMILIES = (
+    Family(
+        name="diffusers-unet",
+        kind="diffusion",
+        detect=UNET,
+        infer=infer_network,
+        keys=lambda config: _prefixed("", "network.", unet_keys(config.unet)),
+        build=LatentDiffusion,
+        prepare=prepare_unet,
+    ),
+    Family(
+        name="diffusers-pipeline",
+        kind="diffusion",
+        detect=PIPELINE,
+        infer=infer_pipeline,
+        keys=pipeline_keys,
+        build=LatentDiffusion,
+        parts=lambda model: model.stored,
+        prepare=prepare_pipeline,
+        finish=_finish,
+    ),
+)
