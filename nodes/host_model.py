@@ -59,6 +59,11 @@ class HostNetwork(Borrowed):
     def dtype(self) -> torch.dtype:
         return self.vitrail.dtype
 
+    @property
+    def in_channels(self) -> int:
+        """Some stock nodes read it of a network."""
+        return self.vitrail.config.in_channels
+
     def forward(
         self,
         x: Tensor,
@@ -111,6 +116,8 @@ class HostModel:
         """Make a stock node's noise levels those that the network was trained on."""
         if name == "model_sampling":
             fit_levels(part, self.vitrail)
+        elif name == "manual_cast_dtype" and part is not None:
+            log.warning("this network computes in the dtype of its weights, not in %s: choose it in its loader", part)
 
     def state_dict_for_saving(self, clip: Any = None, vae: Any = None, *others: Any) -> dict[str, Tensor]:
         """What stock nodes save: a file of ours where the text encoder is ours, else one in the host's layout.

@@ -113,7 +113,9 @@ def fit_levels(sampling: Any, diffusion: "LatentDiffusion") -> None:
     from ..core.diffusion.tables import FlowTable, LogTable, NoiseTable
 
     levels = diffusion.table
-    if isinstance(levels, NoiseTable) and isinstance(sampling, model_sampling.ModelSamplingDiscrete):
+    other = model_sampling.StableCascadeSampling, model_sampling.ModelSamplingDiscreteEDM
+    discrete = isinstance(sampling, model_sampling.ModelSamplingDiscrete) and not isinstance(sampling, other)
+    if isinstance(levels, NoiseTable) and discrete:
         sampling._register_schedule(given_betas=levels.betas, zsnr=sampling.zsnr)
         if hasattr(sampling, "skip_steps"):
             _distil(sampling)

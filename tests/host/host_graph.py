@@ -48,8 +48,9 @@ def default(spec: list[Any]) -> Any:
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
     if "default" in options:
         return options["default"]
-    if isinstance(kind, list):
-        return kind[0] if kind else None
+    if isinstance(kind, list) or "options" in options:
+        values = kind if isinstance(kind, list) else options["options"]
+        return values[0] if values else None
     return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}.get(kind)
 
 

@@ -14,7 +14,7 @@ STEPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A graph with our model loaded, a prompt and an empty one, and an empty latent of 64 x 64 pixels."""
+    """A graph with our model loaded, a prompt and an empty one, and an empty latent, by default of 64 x 64 pixels."""
 
     graph: Graph
     model: Link
@@ -24,16 +24,18 @@ class Parts:
     positive: Link
     negative: Link
     latent: Link
+    refiner: str
 
     @classmethod
-    def of(cls, host: Host, batch: int = 1) -> Parts:
+    def of(cls, host: Host, batch: int = 1, side: int = 64) -> Parts:
         graph = host.graph()
         model, clip, vae, vq_model = (graph.add("VitrailLoadDiffusion", name=host.diffusion)[i] for i in range(4))
         return cls(
             graph=graph, model=model, clip=clip, vae=vae, vq_model=vq_model,
             positive=graph.add("CLIPTextEncode", clip=clip, text="cat")[0],
             negative=graph.add("CLIPTextEncode", clip=clip, text="")[0],
-            latent=graph.add("VitrailEmptyLatent", model=model, width=64, height=64, batch_size=batch)[0],
+            latent=graph.add("VitrailEmptyLatent", model=model, width=side, height=side, batch_size=batch)[0],
+            refiner=host.refiner,
         )  # fmt: skip
 
     def stock(self, **changes: Any) -> Link:

@@ -16,11 +16,14 @@ from host_client import Client, Run
 from host_graph import Graph, Link, choices
 from host_server import PACK, Places, Server
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import write_tiny_models
 from torch import Tensor
 
+from vitrail.core.checkpoints import load, shipped_models
+
 WORKFLOWS = PACK / "example_workflows"
+LORA = "vitrail-check.safetensors"
 
 
 class NotHere(Exception):
@@ -98,13 +101,27 @@ def running_host(places: Places, base: Path) -> Iterator[Host]:
     with server:
         client = Client(port=server.port, base=base)
         info = client.get("/object_info")
+        diffusion = pick(choices(info, "VitrailLoadDiffusion", "name"), "vitrail-", "tiny-diffusion")
+        write_lora(base / "models", diffusion)
         yield Host(
             server=server, client=client, info=info,
             version=client.get("/system_stats")["system"].get("comfyui_version", "unknown"),
-            diffusion=pick(choices(info, "VitrailLoadDiffusion", "name"), "vitrail-", "tiny-diffusion"),
+            diffusion=diffusion,
             autoencoder=pick(choices(info, "VitrailLoadAutoencoder", "name"), "vitrail-", "tiny-autoencoder"),
             refiner=pick(choices(info, "VitrailLoadRefiner", "name"), "vitrail-", "tiny-refiner"),
         )  # fmt: skip
+
+
+def write_lora(models: Path, name: str) -> None:
+    """A made-up LoRA of rank 2 for the queries of every self-attention of a model, in the host's plainest layout."""
+    network = load(shipped_models("diffusion").get(name) or models / name).network
+    generator, lora = torch.Generator().manual_seed(5), {}
+    for layer, module in network.named_modules():
+        if layer.endswith("attn1.to_q"):
+            for part, shape in (("down", (2, module.in_features)), ("up", (module.out_features, 2))):
+                values = torch.randn(shape, generator=generator) * module.in_features**-0.5
+                lora[f"diffusion_model.{layer}.lora_{part}.weight"] = values
+    save_file(lora, models / "loras" / LORA)
 
 
 def add_inputs(folder: Path) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -29,9 +30,13 @@ class Row:
     result: str
     figures: str
     seconds: float
+    group: str = ""
 
 
-def make(title: str, check: Check, host: Host) -> Row:
+Rows = Callable[[Host, str], list[Row]]
+
+
+def make(title: str, check: Check, host: Host, group: str = "") -> Row:
     """Make one check; a failure is a row, not an end."""
     started = time.perf_counter()
     try:
@@ -41,7 +46,7 @@ def make(title: str, check: Check, host: Host) -> Row:
     except Exception as error:  # the report must name every failure
         traceback.print_exc()
         result, figures = "FAILS", f"{type(error).__name__}: {error}"
-    row = Row(title, result, " ".join(figures.split())[:400].replace("|", "\\|"), time.perf_counter() - started)
+    row = Row(title, result, " ".join(figures.split())[:400].replace("|", "\\|"), time.perf_counter() - started, group)
     print(f"{row.result:9} {row.seconds:6.1f} s  {row.title}: {row.figures}", flush=True)
     return row
 
@@ -72,22 +77,30 @@ def render(rows: list[Row], host: Host, day: datetime) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", help="make only the checks whose title holds these words; writes no page")
-    parser.add_argument("--output", type=Path, default=PACK / "docs" / "host-report.md")
+def publish(about: str, page: str, rows: Rows, render: Callable[[list[Row], Host, datetime], str]) -> int:
+    """Start a host, make the rows, write the page; 1 where a row failed.
+
+    about: what `--help` says. page: its file in docs. rows: (host, words that a title must hold) -> rows.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--only", default="", help="make only what holds these words in its title; writes no page")
+    parser.add_argument("--output", type=Path, default=PACK / "docs" / page)
     options = parser.parse_args()
     if (places := Places.from_environment()) is None:
         parser.error("COMFYUI_DIR is not set; see tests/host/host_server.py")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the host ends too
     with TemporaryDirectory(prefix="vitrail-host-") as base, running_host(places, Path(base)) as host:
-        rows = [make(title, check, host) for title, check in CHECKS.items() if options.only in title]
-        page = render(rows, host, datetime.now(timezone.utc))
+        made = rows(host, options.only)
+        text = render(made, host, datetime.now(timezone.utc))
     if not options.only:
-        options.output.write_text(page, encoding="utf-8")
+        options.output.write_text(text, encoding="utf-8")
         print(f"wrote {options.output}")
-    return int(any(row.result == "FAILS" for row in rows))
+    return int(any(row.result == "FAILS" for row in made))
+
+
+def make_checks(host: Host, only: str) -> list[Row]:
+    return [make(title, check, host) for title, check in CHECKS.items() if only in title]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(publish(__doc__ or "", "host-report.md", make_checks, render))
