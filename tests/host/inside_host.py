@@ -11,11 +11,13 @@ import traceback
 from typing import Any
 
 import inside_checks
+import inside_conditions
 import inside_memory
 import inside_patches
 from inside_parts import Parts, enter_host
 
-CHECKS = {check.__name__: check for check in (*inside_checks.CHECKS, *inside_patches.CHECKS, *inside_memory.CHECKS)}
+MODULES = (inside_checks, inside_patches, inside_memory, inside_conditions)
+CHECKS = {check.__name__: check for module in MODULES for check in module.CHECKS}
 
 
 def main(pack: str, words: str = "") -> None:
