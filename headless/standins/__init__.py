@@ -5,7 +5,7 @@ A new one is a class in one of these modules and a row in STANDINS.
 
 from typing import Any
 
-from . import images, latents, primitives
+from . import batches, images, latents, primitives
 
 STANDINS: dict[str, type[Any]] = {
     "LoadImage": images.LoadImage,
@@ -23,6 +23,11 @@ STANDINS: dict[str, type[Any]] = {
     "LatentUpscale": latents.LatentUpscale,
     "RepeatLatentBatch": latents.RepeatLatentBatch,
     "SetLatentNoiseMask": latents.SetLatentNoiseMask,
+    "LatentUpscaleBy": latents.LatentUpscaleBy,
+    "LatentBlend": batches.LatentBlend,
+    "LatentInterpolate": batches.LatentInterpolate,
+    "LatentBatch": batches.LatentBatch,
+    "LatentFromBatch": batches.LatentFromBatch,
     "PrimitiveInt": primitives.PrimitiveInt,
     "PrimitiveFloat": primitives.PrimitiveFloat,
     "PrimitiveString": primitives.PrimitiveString,

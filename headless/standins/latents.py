@@ -134,6 +134,23 @@ class LatentUpscale:
         return ({**samples, "samples": resize(z, width // CELL, height // CELL, upscale_method, crop)},)
 
 
+class LatentUpscaleBy:
+    """A latent at a multiple of its size."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION, CATEGORY = "execute", "latent"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        factor = ("FLOAT", {"default": 1.5, "min": 0.01, "max": 8.0, "step": 0.01})
+        return {"required": {"samples": ("LATENT",), "upscale_method": (LATENT_METHODS,), "scale_by": factor}}
+
+    def execute(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
+        z = samples["samples"]
+        height, width = (round(side * scale_by) for side in z.shape[-2:])
+        return ({**samples, "samples": resize(z, width, height, upscale_method)},)
+
+
 class RepeatLatentBatch:
     """A latent several times; each copy gets noise of its own."""
 

@@ -49,6 +49,11 @@ HOST = {
     "LatentUpscale": "samples upscale_method width height crop",
     "RepeatLatentBatch": "samples amount",
     "SetLatentNoiseMask": "samples mask",
+    "LatentUpscaleBy": "samples upscale_method scale_by",
+    "LatentBlend": "samples1 samples2 blend_factor",
+    "LatentInterpolate": "samples1 samples2 ratio",
+    "LatentBatch": "samples1 samples2",
+    "LatentFromBatch": "samples batch_index length",
     "PrimitiveInt": "value",
     "PrimitiveFloat": "value",
     "PrimitiveString": "value",
@@ -221,6 +226,43 @@ def test_repeating_a_latent_gives_each_copy_its_own_noise() -> None:
     assert repeated["samples"].shape == (6, 3, 4, 4) and repeated["noise_mask"].shape == (6, 1, 4, 4)
     assert repeated["batch_index"] == [3, 5, 6, 8, 9, 11]
     assert "batch_index" not in call("RepeatLatentBatch", samples={"samples": torch.zeros(1, 3, 4, 4)}, amount=2)[0]
+
+
+def test_scaling_a_latent_by_a_factor() -> None:
+    latent = {"samples": torch.rand(1, 3, 5, 7), "batch_index": [4]}
+    (scaled,) = call("LatentUpscaleBy", samples=latent, upscale_method="nearest-exact", scale_by=1.5)
+    assert scaled["samples"].shape == (1, 3, 8, 10) and scaled["batch_index"] == [4]
+
+
+def test_blending_is_a_weighted_sum_at_the_first_ones_size() -> None:
+    one, two = {"samples": torch.full((2, 3, 4, 4), 8.0), "batch_index": [4, 5]}, {"samples": torch.zeros(1, 3, 6, 8)}
+    (mixed,) = call("LatentBlend", samples1=one, samples2=two, blend_factor=0.25)
+    assert mixed["samples"].shape == (2, 3, 4, 4) and mixed["samples"].unique().tolist() == [2]
+    assert mixed["batch_index"] == [4, 5]
+
+
+def test_interpolating_goes_between_directions_and_lengths() -> None:
+    """From (2, 0) to (0, 4): half way the direction is 45 degrees, the length 3; cells of length 0 stay 0."""
+    one, two = torch.zeros(3, 2, 1, 2), torch.zeros(1, 2, 1, 2)
+    one[:, 0, 0, 0], two[:, 1, 0, 0] = 2, 4
+    (mixed,) = call("LatentInterpolate", samples1={"samples": one}, samples2={"samples": two}, ratio=0.5)
+    assert mixed["samples"][2, :, 0, 0].tolist() == pytest.approx([3 / 2**0.5] * 2)
+    assert not mixed["samples"][..., 1].any()
+    for ratio, want in ((1.0, one), (0.0, two.repeat(3, 1, 1, 1))):
+        (end,) = call("LatentInterpolate", samples1={"samples": one}, samples2={"samples": two}, ratio=ratio)
+        torch.testing.assert_close(end["samples"], want)
+
+
+def test_batches_join_and_part_with_their_places() -> None:
+    one = {"samples": torch.rand(2, 3, 4, 4), "batch_index": [7, 9], "noise_mask": torch.rand(2, 1, 4, 4)}
+    two = {"samples": torch.rand(3, 3, 4, 4)}
+    (both,) = call("LatentBatch", samples1=one, samples2=two)
+    assert both["samples"].shape == (5, 3, 4, 4) and both["batch_index"] == [7, 9, 0, 1, 2]
+    (part,) = call("LatentFromBatch", samples=both, batch_index=1, length=2)
+    assert torch.equal(part["samples"][0], one["samples"][1]) and part["batch_index"] == [9, 0]
+    assert torch.equal(part["noise_mask"], one["noise_mask"][[1, 0]])
+    (last,) = call("LatentFromBatch", samples=two, batch_index=9, length=9)
+    assert len(last["samples"]) == 1 and last["batch_index"] == [2] and "noise_mask" not in last
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)])
