@@ -15,7 +15,17 @@ from vitrail.headless.run import all_classes, run_workflow
 
 FOLDER = Path(__file__).resolve().parent.parent / "example_workflows"
 EXAMPLES = sorted(FOLDER.glob("*.json"))
-WRITTEN = {"prompt-to-picture": 8, "picture-to-codes": 5}
+WRITTEN = {
+    "prompt-to-picture": 8,
+    "picture-to-codes": 5,
+    "enlarge": 2,
+    "inpaint": 4,
+    "edit-codes": 7,
+    "interpolation": 10,
+    "style-grid": 24,
+}
+"""Files that each one writes."""
+
 TITLE = 30
 """Height of a node's title, which stands above its position."""
 
@@ -60,8 +70,13 @@ def test_slots_and_values_are_those_of_the_nodes(data: dict[str, Any]) -> None:
             continue
         node_class = CLASSES[node["type"]]
         inputs = inputs_of(node_class).values()
+        sockets = [item for item in inputs if not item.is_widget]
+        wired = [item for item in inputs if item.is_widget and item.name in {slot["name"] for slot in node["inputs"]}]
         assert [(slot["name"], slot["type"]) for slot in node["inputs"]] == [
-            (item.name, item.kind) for item in inputs if not item.is_widget
+            (item.name, item.kind) for item in (*sockets, *wired)
+        ]
+        assert [slot.get("widget") for slot in node["inputs"]] == [None] * len(sockets) + [
+            {"name": item.name} for item in wired
         ]
         assert [slot["type"] for slot in node["outputs"]] == list(node_class.RETURN_TYPES)
         values = iter(node["widgets_values"])
@@ -70,13 +85,18 @@ def test_slots_and_values_are_those_of_the_nodes(data: dict[str, Any]) -> None:
                 value = next(values)
                 assert item.kind != "COMBO" or not item.choices or value in item.choices or "vitrail-" in value
                 assert not item.has_control or next(values) in CONTROLS
-        assert list(values) == (["image"] if node["type"] == "LoadImage" else [])
+        assert list(values) == (["image"] if node["type"] in ("LoadImage", "LoadImageMask") else [])
 
 
 def test_it_becomes_a_prompt_with_every_line(data: dict[str, Any]) -> None:
     prompt = to_prompt(data, CLASSES)
     assert sum(len(node.links) for node in prompt.values()) == len(data["links"])
     assert len(read_graph(data)[0].nodes) == len(data["nodes"])
+
+
+def test_every_picture_it_loads_is_here(data: dict[str, Any]) -> None:
+    loaders = [node for node in data["nodes"] if node["type"] in ("LoadImage", "LoadImageMask")]
+    assert all((FOLDER / node["widgets_values"][0]).is_file() for node in loaders)
 
 
 def test_it_has_a_picture_for_the_template_browser(example: Path) -> None:
@@ -88,7 +108,7 @@ def test_it_has_a_picture_for_the_template_browser(example: Path) -> None:
 def test_it_runs(example: Path, tmp_path: Path) -> None:
     written = run_workflow(example, output=tmp_path, inputs=[FOLDER])
     assert len(written) == WRITTEN[example.stem]
-    for path in written:
+    for path in (path for path in written if path.suffix == ".png"):
         with Image.open(path) as picture:
             low, high = zip(*picture.convert("RGB").getextrema(), strict=True)
             assert max(high) - min(low) > 64, f"{path.name} is all of one colour"
