@@ -10,6 +10,7 @@ from ..errors import ConfigError, ShapeError
 from ..types import Quantized
 from .config import AutoencoderConfig
 from .convnet import Decoder, Encoder
+from .strips import decode_strips, encode_strips
 
 
 class Autoencoder(nn.Module):
@@ -42,15 +43,17 @@ class Autoencoder(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    def encode(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+    def encode(self, x: Tensor, generator: Generator | None = None, *, strip: int = 0) -> Tensor:
         """The latent before the bottleneck rounds it; for KL the mean, or a sample where a generator is given.
 
         x: [B, in_channels, H, W] in -1..1, both sides multiples of `config.factor`.
+        strip: 0, or the height in pixels of strips: the same latent within rounding for less memory and more time,
+        without gradients.
         Returns [B, embed_dim, H / factor, W / factor].
-        Raises: ShapeError for other channels or sizes.
+        Raises: ShapeError for other channels or sizes, ConfigError for a negative strip.
         """
         self._check_picture(x)
-        h = self._before_bottleneck(x)
+        h = self._before_bottleneck(x, strip)
         return self.quantize.sample(h, generator) if isinstance(self.quantize, KLBottleneck) else h
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,19 +72,21 @@ class Autoencoder(nn.Module):
             raise ConfigError("this autoencoder has no codebook: its latent is continuous (KL), so there are no codes")
         return self.quantize.lookup(indices)  # pyright: ignore[reportCallIssue]
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, *, strip: int = 0) -> Tensor:
         """A picture, about -1..1 and not clamped, from a latent as it is: quantise first where codes are wanted.
 
-        latent: [B, embed_dim, h, w].
+        latent: [B, embed_dim, h, w]. strip: as in `encode`, of the picture's pixels.
         Returns [B, out_channels, h * factor, w * factor].
-        Raises: ShapeError for another number of channels.
+        Raises: ShapeError for another number of channels, ConfigError for a negative strip.
         """
         if latent.ndim != 4 or latent.shape[1] != self.config.embed_dim:
             raise ShapeError(
                 f"the latent is {tuple(latent.shape)}; this autoencoder takes [batch, {self.config.embed_dim}, height, "
                 "width]. It was probably made with another autoencoder: encode the picture again with this one"
             )
-        return self.decoder(self.post_quant_conv(latent))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not strip):
+            h = self.post_quant_conv(latent)
+            return decode_strips(self.decoder, h, strip) if strip else self.decoder(h)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
         """The reconstruction of x and what the bottleneck made of it."""
@@ -117,8 +122,9 @@ class Autoencoder(nn.Module):
     def factor(self) -> int:
         return self.config.factor
 
-    def _before_bottleneck(self, x: Tensor) -> Tensor:
-        h = self.quant_conv(self.encoder(x))
+    def _before_bottleneck(self, x: Tensor, strip: int = 0) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not strip):
+            h = self.quant_conv(encode_strips(self.encoder, x, strip) if strip else self.encoder(x))
         return self.quantize.bound(h) if isinstance(self.quantize, FiniteScalarQuantizer) else h
 
     def _affine(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,288 @@
+"""Encoders and decoders by horizontal strips: the numbers of the whole picture in a fraction of its memory.
+
+Nothing here is approximate. A strip is computed with the rows around it that its convolutions reach; what looks at the
+whole picture gets the whole: a normalisation takes its mean and variance from a pass over all strips beforehand,
+attention has the keys and values of all positions and takes the queries strip by strip.
+
+An activation is a `Source`, which makes rows a to b when asked. Layers wrap one source in another, so that norm, SiLU,
+convolution and sum of a residual block run through a strip while it is small. Between two blocks the activation is kept
+once, as a list of strips (`Held`), whose memory goes over to the next block's strips while they are made: on the finest
+level, nearly all of it, one activation and a few strips are alive where the plain forward has four or five.
+
+A residual block needs the statistics of its first convolution's result before the second can start. That result is kept
+on the coarser levels. On the finest it is not: the first convolution runs twice, once to measure and once to use, so
+that three convolutions stand for two, and rows at the seams are computed by both neighbours. Against that, strips stay
+in the processor's caches and in the layout (channels last) that convolutions are fastest in.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..nn.blocks import AttnBlock, Downsample, ResnetBlock, Upsample
+from .convnet import Decoder, Encoder, Middle
+
+SMALLEST = 8
+"""The lowest strip in rows: in still lower ones most rows would be computed by two neighbours."""
+
+SCORES = 1 << 22
+"""Attention scores held at once, by kernels that hold them at all (16 MiB of float32)."""
+
+
+@torch.no_grad()
+def encode_strips(encoder: Encoder, x: Tensor, strip: int) -> Tensor:
+    """encoder(x) within rounding, picture by picture, in strips.
+
+    x: [B, in_channels, H, W] in -1..1, both sides multiples of the encoder's factor.
+    strip: pixels in height; every level takes that many rows of its own, SMALLEST at least.
+    Returns what encoder(x) does, in its dtype, without gradients.
+    Raises: ConfigError for a strip below 1.
+    """
+    fold = encoder.patch_size
+    plan = _plan(strip, fold, x.shape[2] // fold)
+    blocks = [*_blocks(encoder.down, "downsample"), *_middle(encoder.mid)]
+
+    def run(picture: Tensor) -> Tensor:
+        def rows(a: int, b: int) -> Tensor:
+            return F.pixel_unshuffle(picture[:, :, a * fold : b * fold], fold)
+
+        return _run(encoder, blocks, Made(picture.shape[2] // fold, rows), plan)
+
+    return torch.cat([run(picture) for picture in x.split(1)])
+
+
+@torch.no_grad()
+def decode_strips(decoder: Decoder, z: Tensor, strip: int) -> Tensor:
+    """decoder(z) within rounding, picture by picture, in strips.
+
+    z: [B, z_channels, h, w]. strip, Raises: as in `encode_strips`.
+    Returns what decoder(z) does, in its dtype, without gradients.
+    """
+    plan = _plan(strip, decoder.patch_size, z.shape[2] * 2 ** (len(decoder.up) - 1))
+    blocks = [*_middle(decoder.mid), *_blocks(decoder.up[::-1], "upsample")]
+    made = [_run(decoder, blocks, Held([one], one.shape[2]), plan) for one in z.split(1)]
+    return F.pixel_shuffle(torch.cat(made), decoder.patch_size)
+
+
+class Source(Protocol):
+    """An activation [1, C, height, W] of which only the rows asked for need exist; rows(a, b): [1, C, b - a, W]."""
+
+    height: int
+
+    def rows(self, a: int, b: int, /) -> Tensor: ...
+
+
+@dataclass
+class Made:
+    """A source whose rows a function makes."""
+
+    height: int
+    rows: Callable[[int, int], Tensor]
+
+
+@dataclass
+class Held:
+    """A source kept as strips of `size` rows from the top.
+
+    `draining`, read from top to bottom for the last time, it lets go of strips above the last read.
+    """
+
+    strips: list[Tensor]
+    size: int
+    draining: bool = False
+    gone: int = 0
+    spare: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.height = sum(strip.shape[2] for strip in self.strips)
+
+    def rows(self, a: int, b: int, /) -> Tensor:
+        first, last = a // self.size, (b - 1) // self.size
+        parts = [
+            self.strips[i - self.gone][:, :, max(a - i * self.size, 0) : b - i * self.size]
+            for i in range(first, last + 1)
+        ]
+        if self.draining:
+            self.spare += self.strips[: first - self.gone]
+            del self.strips[: first - self.gone]
+            self.gone = first
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def reuse(self, strip: Tensor) -> Tensor:
+        """The strip, in the memory of one that was let go of where one has its shape; the others' is free."""
+        fitting = [spare for spare in self.spare if spare.shape == strip.shape]
+        self.spare.clear()
+        return fitting[0].copy_(strip) if fitting else strip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """size: rows of a strip. finest: height of the level on which a block's inner activation is made twice."""
+
+    size: int
+    finest: int
+
+    def spans(self, height: int) -> Iterator[tuple[int, int]]:
+        """Where each strip starts and ends, from the top."""
+        return ((a, min(a + self.size, height)) for a in range(0, height, self.size))
+
+    def hold(self, source: Source, used: Held | None = None) -> Held:
+        """All of a source, strip by strip, in place of the one that is used up in it."""
+        if not used:
+            return Held([source.rows(*span) for span in self.spans(source.height)], self.size)
+        used.draining = True
+        return Held([used.reuse(source.rows(*span)) for span in self.spans(source.height)], self.size)
+
+
+def _plan(strip: int, fold: int, finest: int) -> Plan:
+    if strip < 1:
+        raise ConfigError(f"strips are {strip} pixels high; expected at least 1, or 0 for the whole picture at once")
+    return Plan(max(SMALLEST, strip // fold), finest)
+
+
+def _run(network: Encoder | Decoder, blocks: list[nn.Module], source: Source, plan: Plan) -> Tensor:
+    def channels_last(a: int, b: int) -> Tensor:
+        return source.rows(a, b).contiguous(memory_format=torch.channels_last)
+
+    h = plan.hold(_conv(network.conv_in, Made(source.height, channels_last)))
+    for block in blocks:
+        h = BLOCKS[type(block)](block, h, plan)
+    normed = _normed(network.norm_out, h, plan)
+    out = plan.hold(_conv(network.conv_out, Made(h.height, lambda a, b: network.last(normed.rows(a, b)))), h)
+    return out.rows(0, out.height).contiguous()
+
+
+def _blocks(levels: Any, resampling: str) -> Iterator[nn.Module]:
+    """What the levels apply, in order."""
+    for level in levels:
+        for i, block in enumerate(level.block):
+            yield block
+            yield from level.attn[i : i + 1]
+        if hasattr(level, resampling):
+            yield getattr(level, resampling)
+
+
+def _middle(middle: Middle) -> tuple[nn.Module, ...]:
+    return middle.block_1, middle.attn_1, middle.block_2
+
+
+# Blocks: each takes what the one before holds, and holds its own result.
+
+
+def _resnet(block: ResnetBlock, x: Held, plan: Plan) -> Held:
+    inner = _conv(block.conv1, _activated(block.norm1, x, plan))
+    if x.height < plan.finest:
+        inner = plan.hold(inner)
+    outer = _conv(block.conv2, _activated(block.norm2, inner, plan))
+    short = block.nin_shortcut if hasattr(block, "nin_shortcut") else nn.Identity()
+    return plan.hold(Made(x.height, lambda a, b: outer.rows(a, b).add_(short(x.rows(a, b)))), x)
+
+
+def _attention(block: AttnBlock, x: Held, plan: Plan) -> Held:
+    normed = _normed(block.norm, x, plan)
+
+    def tokens(layer: nn.Module, a: int, b: int) -> Tensor:
+        return layer(normed.rows(a, b)).flatten(2).transpose(1, 2)[:, None]
+
+    k, v = (torch.cat([tokens(layer, *span) for span in plan.spans(x.height)], dim=2) for layer in (block.k, block.v))
+    queries = max(1, SCORES // k.shape[2])
+
+    def rows(a: int, b: int) -> Tensor:
+        parts = tokens(block.q, a, b).split(queries, dim=2)
+        out = torch.cat([F.scaled_dot_product_attention(part, k, v) for part in parts], dim=2)
+        return block.proj_out(out[:, 0].transpose(1, 2).unflatten(2, (b - a, -1))) + x.rows(a, b)
+
+    return plan.hold(Made(x.height, rows), x)
+
+
+def _downsample(layer: Downsample, x: Held, plan: Plan) -> Held:
+    def rows(a: int, b: int) -> Tensor:
+        end = min(2 * b + 1, x.height)
+        window = F.pad(x.rows(2 * a, end), (0, 1, 0, 2 * b + 1 - end))
+        return F.conv2d(window, layer.conv.weight, layer.conv.bias, stride=2)
+
+    return plan.hold(Made(x.height // 2, rows), x)
+
+
+def _upsample(layer: Upsample, x: Held, plan: Plan) -> Held:
+    def rows(a: int, b: int) -> Tensor:
+        doubled = F.interpolate(x.rows(a // 2, (b + 1) // 2), scale_factor=2.0, mode="nearest")
+        return doubled[:, :, a % 2 : a % 2 + b - a]
+
+    return plan.hold(_conv(layer.conv, Made(2 * x.height, rows)), x)
+
+
+BLOCKS: dict[type[nn.Module], Callable[[Any, Held, Plan], Held]] = {
+    ResnetBlock: _resnet,
+    AttnBlock: _attention,
+    Downsample: _downsample,
+    Upsample: _upsample,
+    nn.Identity: lambda _, x, __: x,
+}
+"""How each kind of block runs in strips."""
+
+
+# Layers: each makes a source of a source.
+
+
+def _conv(layer: nn.Conv2d, source: Source) -> Source:
+    """A 3x3 convolution with a border of zeros, which reaches one row further on either side."""
+
+    def rows(a: int, b: int) -> Tensor:
+        start, end = max(a - 1, 0), min(b + 1, source.height)
+        window = source.rows(start, end)
+        if end - start < b - a + 2:
+            window = F.pad(window, (0, 0, start - a + 1, b + 1 - end))
+        return F.conv2d(window, layer.weight, layer.bias, padding=(0, 1))
+
+    return Made(source.height, rows)
+
+
+def _activated(norm: nn.GroupNorm, source: Source, plan: Plan) -> Source:
+    """silu(norm(x))."""
+    normed = _normed(norm, source, plan)
+    return Made(source.height, lambda a, b: F.silu(normed.rows(a, b), inplace=True))
+
+
+def _normed(norm: nn.GroupNorm, source: Source, plan: Plan) -> Source:
+    """norm(x), as x * scale + shift with the numbers of the whole picture, which is read once for them."""
+    scale, shift = _affine(norm, source, plan)
+
+    def rows(a: int, b: int) -> Tensor:
+        x = source.rows(a, b)
+        return (x * scale).add_(shift).to(x.dtype)
+
+    return Made(source.height, rows)
+
+
+def _affine(norm: nn.GroupNorm, source: Source, plan: Plan) -> tuple[Tensor, Tensor]:
+    """What a group norm multiplies each channel by and what it adds, both [1, C, 1, 1] float32.
+
+    mean M = sum s m,  variance = sum s (v + (m - M)^2)  over the strips, of share s, mean m and variance v, in float64:
+    no small number is left over from two large ones.
+    """
+    spans = list(plan.spans(source.height))
+    found = torch.stack([_moments(norm, source.rows(*span).float()) for span in spans], dim=1).cpu().double()
+    share = torch.tensor([(b - a) / source.height for a, b in spans], dtype=torch.float64)[:, None]
+    mean = (share * found[0]).sum(0)
+    variance = (share * (found[1] ** -2 - norm.eps + (found[0] - mean).square())).sum(0)
+    weight, bias = (part.cpu().double().unflatten(0, (norm.num_groups, -1)) for part in (norm.weight, norm.bias))
+    scale = weight * (variance + norm.eps).rsqrt()[:, None]
+    shift = bias - mean[:, None] * scale
+    device = norm.weight.device
+    return scale.float().view(1, -1, 1, 1).to(device), shift.float().view(1, -1, 1, 1).to(device)
+
+
+def _moments(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Mean and 1 / sqrt(variance + eps) of each group, [2, groups], by the kernel that norm(x) itself runs.
+
+    Contiguous: for channels last torch 2.13 has another kernel on CPUs, which loses digits where the mean is large.
+    """
+    size = (1, x.shape[1], x.shape[2] * x.shape[3])
+    _, mean, scale = torch.native_group_norm(x.contiguous(), None, None, *size, norm.num_groups, norm.eps)
+    return torch.stack([mean[0], scale[0]])

@@ -1,0 +1,140 @@
+"""In strips an autoencoder gives the numbers of the whole picture, whatever the sizes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.autoencoders.config import AutoencoderConfig
+from vitrail.core.autoencoders.strips import SMALLEST, Held, Plan
+from vitrail.core.bottlenecks import FSQConfig, KLConfig, VQConfig
+from vitrail.core.errors import ConfigError
+from vitrail.core.nn.pad import pad_to
+
+PLAIN = AutoencoderConfig(
+    ch=16, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), resolution=32, z_channels=4, embed_dim=4,
+    bottleneck=VQConfig(codes=16, dim=4),
+)  # fmt: skip
+CONFIGS = {
+    "vq": PLAIN,
+    "kl": replace(PLAIN, double_z=True, bottleneck=KLConfig()),
+    "three levels, attention on two": replace(PLAIN, ch_mult=(1, 1, 2), num_res_blocks=2, attn_resolutions=(8, 16)),
+    "attention at full size": replace(PLAIN, attn_resolutions=(32,)),
+    "no attention, patches": replace(PLAIN, attn_type="none", patch_size=2),
+    "one level, patches": replace(PLAIN, ch_mult=(2,), patch_size=2),
+    "odd ones": replace(
+        PLAIN,
+        ch_mult=(1, 1.5),
+        decoder_blocks=1,
+        last_activation=False,
+        norm_groups=8,
+        mid_attention=False,
+        quant_conv=False,
+        bottleneck=FSQConfig(levels=(5, 5, 5, 5)),
+    ),
+}
+
+
+def made(config: AutoencoderConfig) -> Autoencoder:
+    """Random weights whose activations are far from unit variance and zero mean."""
+    torch.manual_seed(0)
+    model = Autoencoder(config).eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if not name.startswith("quantize"):
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
+MODELS = {name: made(config) for name, config in CONFIGS.items()}
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def off(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the expected range."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    return float((found - expected).abs().max() / (expected.max() - expected.min()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=12, deadline=None)
+@given(height=st.integers(2, 75), width=st.integers(2, 40), strip=st.integers(1, 90), batch=st.integers(1, 2))
+def test_strips_are_the_whole_picture(name: str, height: int, width: int, strip: int, batch: int) -> None:
+    model = MODELS[name]
+    x, _ = pad_to(noise(batch, 3, height, width), model.factor * 2)
+    z = model.encode(x)
+    assert off(model.encode(x, strip=strip), z) < 1e-5
+    assert off(model.decode(z, strip=strip), model.decode(z)) < 1e-5
+
+
+@pytest.mark.parametrize("strip", [8, 24])
+def test_codes_are_the_same(strip: int) -> None:
+    model = MODELS["vq"]
+    x = noise(2, 3, 96, 64)
+    whole, strips = (model.quantize(model.encode(x, strip=height)).indices for height in (0, strip))
+    assert torch.equal(whole, strips) and len(whole.unique()) > 4
+
+
+def test_a_sample_of_the_posterior_takes_the_same_noise() -> None:
+    model, x = MODELS["kl"], noise(2, 3, 48, 32)
+    whole, strips = (model.encode(x, torch.Generator().manual_seed(2), strip=strip) for strip in (0, 16))
+    assert off(strips, whole) < 1e-5
+
+
+def test_a_mean_far_above_the_spread_costs_no_digits() -> None:
+    """Sums of squares in float32 would be off by far more than what is asked here."""
+    model = made(PLAIN)
+    model.encoder.conv_in.bias += 300.0
+    x = noise(1, 3, 96, 32) * 0.1
+    exact = model.double().encode(x.double())
+    model.float()
+    whole, strips = model.encode(x), model.encode(x, strip=8)
+    assert off(strips.double(), exact) < 3 * off(whole.double(), exact) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_near_as_the_whole_is(dtype: torch.dtype) -> None:
+    x = noise(1, 3, 64, 48)
+    exact, model = MODELS["vq"].encode(x), made(PLAIN).to(dtype)
+    whole, strips = model.encode(x.to(dtype)), model.encode(x.to(dtype), strip=16)
+    assert strips.dtype == dtype
+    assert off(strips.float(), exact) < 2 * off(whole.float(), exact) + 1e-3 < 0.1
+    z = whole
+    exact = MODELS["vq"].decode(z.float())
+    assert off(model.decode(z, strip=16).float(), exact) < 2 * off(model.decode(z).float(), exact) + 1e-3 < 0.1
+
+
+def test_the_input_is_left_alone_and_no_graph_is_kept() -> None:
+    model = made(PLAIN).requires_grad_(True)
+    x = noise(1, 3, 64, 16)
+    before, z = x.clone(), model.encode(x, strip=8)
+    kept = z.clone()
+    assert not z.requires_grad and not model.decode(z, strip=8).requires_grad
+    assert torch.equal(x, before) and torch.equal(z, kept)
+
+
+def test_strips_below_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="-8 pixels high; expected at least 1"):
+        MODELS["vq"].encode(noise(1, 3, 16, 16), strip=-8)
+
+
+def test_what_was_read_for_the_last_time_goes_over_to_the_result() -> None:
+    plan = Plan(SMALLEST, finest=64)
+    x = plan.hold(Held([noise(1, 2, 64, 5)], 64))
+    memory = {strip.data_ptr() for strip in x.strips}
+
+    def reaching(a: int, b: int) -> Tensor:
+        return x.rows(max(a - 1, 0), min(b + 1, 64))[:, :, min(a, 1) :][:, :, : b - a] + 1
+
+    class Plus:
+        height, rows = 64, staticmethod(reaching)
+
+    out = plan.hold(Plus(), x)
+    assert torch.equal(out.rows(0, 64), noise(1, 2, 64, 5) + 1)
+    assert len(x.strips) <= 2 and len(memory & {strip.data_ptr() for strip in out.strips}) >= 5
