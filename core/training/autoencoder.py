@@ -9,12 +9,14 @@ from torch import Tensor
 
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.config import AutoencoderConfig
-from ..checkpoints import save_model
-from ..losses.adversarial import hinge_discriminator, hinge_generator
-from ..losses.patchgan import PatchGAN, PatchGANConfig
-from ..losses.reconstruction import feature_matching, gradient_l1, l1, mse
+from ..bottlenecks import GumbelQuantizer
+from ..checkpoints import load_perceptual, save_model
+from ..losses.critics import CriticConfig, build_critic
+from ..losses.patchgan import PatchGANConfig
+from ..losses.reconstruction import gradient_l1, l1, mse
 from ..types import Quantized
 from . import distributed
+from .adversary import Adversary, Rules
 from .data import Example, Pictures, order, spread
 from .loop import Schedule, Task
 
@@ -27,11 +29,13 @@ class AutoencoderRecipe:
     crops, recolours: share of steps with random crops at that finer scale, or with permuted channels.
     critic_from: share of the run (0..1) after which the critic joins in; critic_weight, feature_weight: its two terms.
     decoder_only: keep encoder and codebook as they are (to go on while a diffusion network learns their latents).
+    rules: what the critic plays for.
+    perceptual: a file with LPIPS (`load_perceptual`) whose distance joins the loss; perceptual_weight: its weight.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    critic: PatchGANConfig = field(default_factory=lambda: PatchGANConfig(ndf=32, n_layers=2, norm="spectral"))
+    critic: CriticConfig = field(default_factory=lambda: PatchGANConfig(ndf=32, n_layers=2, norm="spectral"))
     size: int = 64
     crops: float = 0.2
     recolours: float = 0.2
@@ -39,10 +43,16 @@ class AutoencoderRecipe:
     critic_weight: float = 0.01
     feature_weight: float = 0.1
     decoder_only: bool = False
+    rules: Rules = field(default_factory=Rules)
+    perceptual: str | None = None
+    perceptual_weight: float = 1.0
 
 
 class AutoencoderTask(Task):
-    """loss = L1 + 0.5 MSE + 0.5 gradient L1 + bottleneck + critic; Source: Esser et al. 2021, eq. 5, without LPIPS."""
+    """loss = L1 + 0.5 MSE + 0.5 gradient L1 + bottleneck + critic, + LPIPS where it is given.
+
+    Source: Esser et al. 2021, eq. 5.
+    """
 
     averaged = "autoencoder"
 
@@ -57,8 +67,10 @@ class AutoencoderTask(Task):
         torch.manual_seed(recipe.schedule.seed)
         self.recipe = recipe
         self.model = (model or Autoencoder(recipe.model)).float().to(device)
-        self.critic = PatchGAN(recipe.critic).to(device)
-        self.networks = {"autoencoder": self.model, "critic": self.critic}
+        self.critic = build_critic(recipe.critic).to(device)
+        self.adversary = Adversary(self.critic, recipe.rules, self.autocast, device)
+        self.perceptual = load_perceptual(recipe.perceptual).to(device) if recipe.perceptual else None
+        self.networks = {"autoencoder": self.model, "critic": self.critic, **self.adversary.networks}
         if recipe.decoder_only:
             self.model.requires_grad_(False)
             self.model.decoder.requires_grad_(True)
@@ -90,18 +102,23 @@ class AutoencoderTask(Task):
 
     def update(self, step: int) -> dict[str, float]:
         x = self.batch(step)
+        if isinstance(self.model.quantize, GumbelQuantizer):
+            self.model.quantize.anneal(step / self.schedule.steps)
         with self.autocast():
             y, quantized = self._forward(x)
         y = y.float()
         terms = {"l1": l1(y, x), "mse": mse(y, x), "edges": gradient_l1(y, x), "bottleneck": quantized.loss}
         loss = terms["l1"] + 0.5 * terms["mse"] + 0.5 * terms["edges"] + terms["bottleneck"]
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(y, x)
+            loss = loss + self.recipe.perceptual_weight * terms["perceptual"]
         if step >= self.recipe.critic_from * self.schedule.steps:
-            terms |= self._criticise(y, x)
+            terms |= self.adversary.criticise(y, x)
             loss = loss + self.recipe.critic_weight * terms["fooling"] + self.recipe.feature_weight * terms["features"]
         self.apply("autoencoder", loss)
         distributed.average(self._codebook_state())
         if "fooling" in terms:
-            terms["critic"] = self._train_critic(y.detach(), x)
+            terms["critic"] = self._train_critic(y.detach(), x, step)
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def _codebook_state(self) -> list[Tensor]:
@@ -113,21 +130,14 @@ class AutoencoderTask(Task):
         if not self.recipe.decoder_only:
             return self.model(x)
         with torch.no_grad():
-            quantized = self.model.quantize(self.model.encode(x).float())
-        return self.model.decode(quantized.latent), replace(quantized, loss=torch.zeros((), device=x.device))
+            latent = self.model.encode(x)
+            if self.model.codebook_size is not None:
+                latent = self.model.quantize(latent.float()).latent
+        unchanged = Quantized(latent=latent, indices=None, loss=torch.zeros((), device=x.device))
+        return self.model.decode(latent), unchanged
 
-    def _criticise(self, y: Tensor, x: Tensor) -> dict[str, Tensor]:
-        self.critic.requires_grad_(False)
-        with self.autocast():
-            logits, fake = self.critic.features(y)
-            real = self.critic.features(x)[1]
-        self.critic.requires_grad_(True)
-        return {"fooling": hinge_generator(logits.float()), "features": feature_matching(fake, real)}
-
-    def _train_critic(self, y: Tensor, x: Tensor) -> Tensor:
-        with self.autocast():
-            real, fake = self.critic(x), self.critic(y)
-        loss = hinge_discriminator(real.float(), fake.float())
+    def _train_critic(self, y: Tensor, x: Tensor, step: int) -> Tensor:
+        loss = self.adversary.loss(y, x, step)
         self.apply("critic", loss)
         return loss
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from ..autoencoders.autoencoder import Autoencoder
 from ..checkpoints import save_model
 from ..errors import ConfigError
-from ..losses.adversarial import hinge_discriminator, hinge_generator
+from ..losses.critics import CriticConfig
 from ..losses.patchgan import PatchGANConfig
-from ..losses.reconstruction import feature_matching, gradient_l1, l1
+from ..losses.reconstruction import gradient_l1, l1
 from ..refine.refiner import Refiner
 from ..refine.rrdb import RefinerConfig
+from .adversary import Adversary, Rules
 from .data import Example, Pictures, order, spread
 from .loop import Schedule, Task
 
@@ -27,17 +28,19 @@ class RefinerRecipe:
     size: pixels of a small picture's side; crop: of the part of it that a step sees.
     decoded: share of each batch that has been through the autoencoder.
     critic_from: share of the run (0..1) after which the critic joins in; critic_weight, feature_weight: its two terms.
+    rules: what the critic plays for ("relativistic" is ESRGAN's game).
     """
 
     schedule: Schedule = field(default_factory=Schedule)
     model: RefinerConfig = field(default_factory=lambda: RefinerConfig(scale=2, base="bicubic"))
-    critic: PatchGANConfig = field(default_factory=lambda: PatchGANConfig(ndf=32, n_layers=2, norm="spectral"))
+    critic: CriticConfig = field(default_factory=lambda: PatchGANConfig(ndf=32, n_layers=2, norm="spectral"))
     size: int = 64
     crop: int = 32
     decoded: float = 0.5
     critic_from: float = 0.6
     critic_weight: float = 0.005
     feature_weight: float = 0.1
+    rules: Rules = field(default_factory=Rules)
 
 
 class RefinerTask(Task):
@@ -60,7 +63,8 @@ class RefinerTask(Task):
         if self.model.discriminator is None:
             raise ConfigError("a refiner is trained with a critic; give its recipe one")
         self.critic = self.model.discriminator
-        self.networks = {"refiner": self.model}
+        self.adversary = Adversary(self.critic, recipe.rules, self.autocast, device)
+        self.networks = {"refiner": self.model, **self.adversary.networks}
         self.optimizers = {
             "refiner": self.adam(self.model.generator),
             "critic": self.adam(self.critic, rate=2e-4, betas=(0.5, 0.9)),
@@ -108,25 +112,15 @@ class RefinerTask(Task):
         terms = {"l1": l1(made, large), "edges": gradient_l1(made, large)}
         loss = terms["l1"] + 0.5 * terms["edges"]
         if step >= self.recipe.critic_from * self.schedule.steps:
-            terms |= self._criticise(made, large)
+            terms |= self.adversary.criticise(made, large)
             loss = loss + self.recipe.critic_weight * terms["fooling"] + self.recipe.feature_weight * terms["features"]
         self.apply("refiner", loss)
         if "fooling" in terms:
-            terms["critic"] = self._train_critic(made.detach(), large)
+            terms["critic"] = self._train_critic(made.detach(), large, step)
         return {name: float(term.detach()) for name, term in terms.items()}
 
-    def _criticise(self, made: Tensor, large: Tensor) -> dict[str, Tensor]:
-        self.critic.requires_grad_(False)
-        with self.autocast():
-            logits, fake = self.critic.features(made)
-            real = self.critic.features(large)[1]
-        self.critic.requires_grad_(True)
-        return {"fooling": hinge_generator(logits.float()), "features": feature_matching(fake, real)}
-
-    def _train_critic(self, made: Tensor, large: Tensor) -> Tensor:
-        with self.autocast():
-            real, fake = self.critic(large), self.critic(made)
-        loss = hinge_discriminator(real.float(), fake.float())
+    def _train_critic(self, made: Tensor, large: Tensor, step: int) -> Tensor:
+        loss = self.adversary.loss(made, large, step)
         self.apply("critic", loss)
         return loss
 
