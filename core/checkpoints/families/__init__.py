@@ -1,12 +1,13 @@
 """Every family of checkpoints that can be opened: one file a publisher, one line here."""
 
 from ..family import Family
-from . import compvis, critics, diffusers, diffusers_vae, esrgan, ldm, llamagen, text_encoders, vitrail
+from . import compvis, critics, diffusers, diffusers_vae, esrgan, ldm, llamagen, sd, text_encoders, vitrail
 
 _MODULES = (
     vitrail,
     compvis,
     ldm,
+    sd,
     critics,
     llamagen,
     esrgan,

@@ -76,6 +76,7 @@ def _sizes(header: Header) -> dict[str, Any]:
         "resblock_updown": _updown(header, ends),
         "conv_resample": not ends or _resamples(header, ends),
         "use_linear_in_transformer": _linear(header),
+        "disable_self_attentions": only if any(only := tuple(level["only_context"] for level in levels)) else None,
     }
 
 
@@ -113,7 +114,14 @@ def _level(header: Header, first: int, last: int) -> dict[str, Any]:
         "width": header.shape(f"output_blocks.{last}.0.out_layers.3.weight")[0],
         "attends": any(f"output_blocks.{first}.1.{key}" in header for key in ("qkv.weight", "proj_in.weight")),
         "depth": _depth(header, f"output_blocks.{first}.1"),
+        "only_context": _only_context(header, f"output_blocks.{first}.1.transformer_blocks.0.attn1"),
     }
+
+
+def _only_context(header: Header, where: str) -> bool:
+    """Whether what should be attention to itself takes keys from the context (SD's x4 upscaler)."""
+    queries, keys = f"{where}.to_q.weight", f"{where}.to_k.weight"
+    return queries in header and keys in header and header.shape(queries)[1] != header.shape(keys)[1]
 
 
 def _depth(header: Header, where: str) -> int:
