@@ -23,9 +23,8 @@ NO_CODEBOOK = (
     "Load VQ Autoencoder"
 )
 TILE_TIP = (
-    "0 takes whole pictures at once. Otherwise pictures one by one, in tiles of about this many pixels (at least 16 "
-    "cells of the latent), which needs less memory; the result is then slightly different, since each tile sees only "
-    "its surroundings."
+    "0 takes whole pictures at once. Otherwise pictures one by one, in strips of this many pixels in height, which "
+    "needs less memory and some more time. The result is the same. When memory runs out, strips are used on their own."
 )
 LATENT_ADVICE = "wire a latent that was made with this autoencoder"
 

@@ -61,7 +61,7 @@ class GANCritic(Node):
 def _judge(discriminator: Any, x: Tensor, device: torch.device) -> Iterator[Tensor]:
     """The realism of one picture after the other, [1, H, W]. Raises: VitrailError where memory runs out."""
     from ..core.losses.critics import realism
-    from ..core.refine.tiles import out_of_memory
+    from ..core.memory import out_of_memory
 
     for picture in x.split(1):
         try:

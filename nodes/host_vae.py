@@ -1,5 +1,6 @@
 """VAE: an autoencoder behind the host's VAE, which brings its batches, tiles and way out of a full memory."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from ..core.autoencoders.autoencoder import Autoencoder
 
 
+SMALLEST = 16
+"""The lowest strip, in pixels."""
+
+
 def wrap_vae(autoencoder: "Autoencoder") -> Any:
     """The VAE of an autoencoder: itself headless, a subclass of the host's VAE in the host."""
     return _class()(autoencoder) if IN_HOST else autoencoder
@@ -23,16 +28,16 @@ class FirstStage(Borrowed):
 
     vitrail: "Autoencoder"
 
-    def encode(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> [B, c, h, w]."""
-        return self.vitrail.encode(x.to(self._dtype)).to(x.dtype)
+    def encode(self, x: Tensor, strip: int = 0) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> [B, c, h, w]; strip: as in `Autoencoder.encode`."""
+        return self.vitrail.encode(x.to(self._dtype), strip=strip).to(x.dtype)
 
-    def decode(self, latent: Tensor, **_: Any) -> Tensor:
+    def decode(self, latent: Tensor, strip: int = 0, **_: Any) -> Tensor:
         """[B, c, h, w] -> [B, 3, H, W], about -1..1. Raises: ShapeError for a latent of another autoencoder."""
         ours = self.vitrail
         if ours.codebook_size is not None and latent.shape[1] == ours.config.embed_dim:
             latent = ours.quantize(latent.float()).latent
-        return ours.decode(latent.to(self._dtype))
+        return ours.decode(latent.to(self._dtype), strip=strip)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -64,6 +69,24 @@ class HostVAE:
             autoencoder, (*shape[:2], *(side * factor for side in shape[2:]))
         )
         self.patcher = patcher_of(autoencoder, devices=(self.device, model_management.vae_offload_device()))
+
+    def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
+        """Where the host would take tiles, asked to or out of memory: strips of tile_y pixels, which leave no seams."""
+        return self._in_strips(lambda x, strip: self.first_stage_model.encode(_to_x(x), strip), pixel_samples, tile_y)
+
+    def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
+        """As `encode_tiled_`; tile_y: in cells of the latent."""
+        decode = self.first_stage_model.decode
+        return _to_image(self._in_strips(decode, samples, tile_y * self.upscale_ratio))
+
+    def _in_strips(self, call: Callable[[Tensor, int], Tensor], batch: Tensor, strip: int) -> Tensor:
+        from ..core.memory import with_less_memory
+
+        def run(rows: int) -> Tensor:
+            ones = [call(one.to(self.device, self.vae_dtype), rows).to(self.output_device) for one in batch.split(1)]
+            return torch.cat(ones).float()
+
+        return with_less_memory(run, strip, then=strip, smallest=SMALLEST)
 
 
 def _to_x(image: Tensor) -> Tensor:

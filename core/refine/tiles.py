@@ -8,7 +8,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ShapeError, VitrailError
+from ..errors import ConfigError, ShapeError
+from ..memory import halved, out_of_memory, release
 
 Network = Callable[[Tensor], Tensor]
 """[B, C, H, W] -> [B, C', scale H, scale W], any H and W, the scale a whole number: ours or a stock upscale model."""
@@ -87,27 +88,8 @@ def upscale_steps(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            tile = _halved(tile or longest, longest, error)
-        if torch.cuda.is_available():  # out here the error is gone, and with it the tensors that its frames held
-            torch.cuda.empty_cache()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch raised this for want of memory, on any device."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error).lower()
-    return any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
-
-
-def _halved(tile: int, longest: int, error: BaseException) -> int:
-    tile = min(tile, longest)
-    if tile <= SMALLEST:
-        raise VitrailError(
-            f"memory ran out even with tiles of {tile} pixels: free some (other models, other programs), "
-            "use a smaller model or half precision"
-        ) from error
-    return max(SMALLEST, tile // 2)
+            tile = halved(min(tile or longest, longest), SMALLEST, error, "tiles")
+        release()
 
 
 def _attempt(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
-from vitrail.core.errors import ConfigError, ShapeError
+from vitrail.core.errors import ConfigError, ShapeError, VitrailError
 from vitrail.core.types import Codes
 from vitrail.nodes import tiling
 from vitrail.nodes.codes import VIEWS, CodebookInspect, CodesToLatent, LatentToCodes, VQDecode, VQEncode
@@ -68,17 +68,12 @@ def test_alpha_is_laid_on_white(vq_model: Autoencoder, pictures: Pictures) -> No
     torch.testing.assert_close(encode(solid, vq_model)[1]["samples"], encode(pictures(1), vq_model)[1]["samples"])
 
 
-def test_encode_in_tiles_sees_enough_of_the_surroundings(local_model: Autoencoder, pictures: Pictures) -> None:
+@pytest.mark.parametrize("tile_size", [1, 64, 96, 256])
+def test_encode_in_strips_is_the_whole(vq_model: Autoencoder, pictures: Pictures, tile_size: int) -> None:
     image = pictures(2, 201, 134)
-    whole, *tiled = (encode(image, local_model, tile_size)[1]["samples"] for tile_size in (0, 64, 96, 256))
-    for latent in tiled:
-        torch.testing.assert_close(latent, whole)
-
-
-def test_tiles_of_a_normalised_model_are_near(vq_model: Autoencoder, pictures: Pictures) -> None:
-    image = pictures(1, 200, 136)
-    whole, tiled = (encode(image, vq_model, tile_size)[1]["samples"] for tile_size in (0, 128))
-    assert 0 < (tiled - whole).abs().mean() < 0.5 * whole.std()
+    (whole, latent), (strips, other) = (encode(image, vq_model, size) for size in (0, tile_size))
+    torch.testing.assert_close(other["samples"], latent["samples"], atol=1e-5, rtol=1e-5)
+    assert torch.equal(strips.indices, whole.indices) and strips.image_size == (201, 134)
 
 
 # VQ Decode
@@ -98,11 +93,12 @@ def test_decode_of_a_latent_rounds_it_where_asked(vq_model: Autoencoder, picture
     assert not torch.allclose(plain, decode(vq_model, latent=latent), atol=1e-3)
 
 
-def test_decode_in_tiles_shows_no_seams(local_model: Autoencoder, pictures: Pictures) -> None:
-    codes, _ = encode(pictures(2, 150, 201), local_model)
-    whole, tiled, covering = (decode(local_model, codes=codes, tile_size=tile_size) for tile_size in (0, 128, 256))
-    torch.testing.assert_close(tiled, whole, atol=5e-3, rtol=0)
-    torch.testing.assert_close(covering, whole)
+@pytest.mark.parametrize("tile_size", [1, 64, 128, 256])
+def test_decode_in_strips_is_the_whole(vq_model: Autoencoder, pictures: Pictures, tile_size: int) -> None:
+    codes, _ = encode(pictures(2, 150, 201), vq_model)
+    whole, strips = (decode(vq_model, codes=codes, tile_size=size) for size in (0, tile_size))
+    assert whole.std() > 0.01
+    torch.testing.assert_close(strips, whole, atol=1e-5, rtol=0)
 
 
 def test_decode_takes_exactly_one_of_codes_and_latent(vq_model: Autoencoder, codes: Codes) -> None:
@@ -209,39 +205,46 @@ def test_an_autoencoder_without_codebook_says_so(kl_model: Autoencoder, codes: C
 
 
 class Small:
-    """Stands for an autoencoder's method on a machine that has room for `cells` cells at once."""
+    """Stands for an autoencoder's method on a machine that has room for strips of `rows` pixels."""
 
-    def __init__(self, method: Callable[[Tensor], Tensor], cells: int, factor: int) -> None:
-        self.method, self.cells, self.factor = method, cells, factor
-        self.seen: list[tuple[int, ...]] = []
+    def __init__(self, method: Callable[..., Tensor], rows: int) -> None:
+        self.method, self.rows = method, rows
+        self.seen: list[tuple[int, int]] = []
 
-    def __call__(self, x: Tensor) -> Tensor:
-        self.seen.append(tuple(x.shape))
-        if len(x) * x.shape[2] * x.shape[3] // self.factor**2 > self.cells:
+    def __call__(self, x: Tensor, strip: int = 0) -> Tensor:
+        self.seen.append((len(x), strip))
+        if not 0 < strip <= self.rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.method(x)
+        return self.method(x, strip=strip)
 
 
-@pytest.mark.parametrize("cells", [64 * 64, 60 * 60])
-def test_out_of_memory_splits_the_batch_then_the_pictures(
-    local_model: Autoencoder, monkeypatch: pytest.MonkeyPatch, cells: int
+@pytest.mark.parametrize(("batch", "heights"), [(1, [0, 64, 32]), (2, [0, 128, 64, 32])])
+def test_out_of_memory_halves_the_strips(
+    vq_model: Autoencoder, monkeypatch: pytest.MonkeyPatch, batch: int, heights: list[int]
 ) -> None:
-    x = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    z = local_model.encode(x)
-    for name, value, factor in (("encode", x, FACTOR), ("decode", z, 1)):
-        whole = getattr(local_model, name)(value)
-        small = Small(getattr(local_model, name), cells, factor)
+    x = torch.rand(batch, 3, 128, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = vq_model.encode(x)
+    for name, value in (("encode", x), ("decode", z)):
+        whole = getattr(vq_model, name)(value)
+        small = Small(getattr(vq_model, name), 32)
         with monkeypatch.context() as patch:
-            patch.setattr(local_model, name, small)
-            found = getattr(tiling, name)(local_model, value)
-        assert [shape[0] for shape in small.seen[:2]] == [2, 1]
-        torch.testing.assert_close(found, whole, atol=2e-2, rtol=0)
+            patch.setattr(vq_model, name, small)
+            found = getattr(tiling, name)(vq_model, value)
+        assert small.seen == [(batch, 0), *((1, height) for height in heights[1:]), *[(1, 32)] * (batch - 1)]
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_out_of_memory_begins_with_the_strips_asked_for(
+    vq_model: Autoencoder, monkeypatch: pytest.MonkeyPatch, pictures: Pictures
+) -> None:
+    small = Small(vq_model.encode, 32)
+    monkeypatch.setattr(vq_model, "encode", small)
+    encode(pictures(1, 200, 64), vq_model, 64)
+    assert small.seen == [(1, 64), (1, 32)]
 
 
 def test_out_of_memory_to_the_end_is_an_error(vq_model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrail.core.errors import VitrailError
-
     for name, value in (("encode", torch.zeros(1, 3, 128, 128)), ("decode", torch.zeros(1, 4, 32, 32))):
-        monkeypatch.setattr(vq_model, name, Small(getattr(vq_model, name), 0, 1))
-        with pytest.raises(VitrailError, match="memory ran out even with tiles of"):
+        monkeypatch.setattr(vq_model, name, Small(getattr(vq_model, name), 0))
+        with pytest.raises(VitrailError, match="memory ran out even with strips of 16 pixels: free some"):
             getattr(tiling, name)(vq_model, value)

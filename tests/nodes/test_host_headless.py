@@ -28,6 +28,7 @@ from vitrail.core.types import Condition
 from vitrail.nodes import host
 from vitrail.nodes.host_images import colours
 from vitrail.nodes.host_model import layout
+from vitrail.nodes.host_vae import FirstStage, HostVAE
 
 Conditioning = list[list[Any]]
 
@@ -386,3 +387,35 @@ def test_importing_the_nodes_imports_no_network_and_no_host() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("bottleneck", ["vq", "kl"])
+def test_the_hosts_tiles_of_our_vae_are_exact_strips(bottleneck: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the host calls for its tiled nodes, and out of memory: no seams, and lower strips where those do not fit."""
+    changes = {} if bottleneck == "vq" else {"bottleneck": KLConfig(), "double_z": True}
+    autoencoder = tiny_autoencoder(**changes)
+    vae: Any = object.__new__(HostVAE)
+    vae.first_stage_model, vae.upscale_ratio = FirstStage(autoencoder).eval(), 2
+    vae.device = vae.output_device = torch.device("cpu")
+    vae.vae_dtype = torch.float32
+    image = torch.rand(2, 3, 100, 60, generator=torch.Generator().manual_seed(0))
+    seen, encode, decode = [], autoencoder.encode, autoencoder.decode
+
+    def cramped(call: Any) -> Any:
+        def run(x: Tensor, strip: int = 0) -> Tensor:
+            seen.append(strip)
+            if strip > 20:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return call(x, strip=strip)
+
+        return run
+
+    with torch.no_grad():
+        z = encode(image * 2 - 1)
+        rounded = z if bottleneck == "kl" else autoencoder.quantize(z).latent
+        expected = ((decode(rounded) + 1) / 2).clamp(0, 1)
+        monkeypatch.setattr(autoencoder, "encode", cramped(encode))
+        monkeypatch.setattr(autoencoder, "decode", cramped(decode))
+        torch.testing.assert_close(vae.encode_tiled_(image, tile_x=32, tile_y=32, overlap=8), z, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(vae.decode_tiled_(z, tile_y=32), expected, atol=1e-5, rtol=0)
+    assert seen == [32, 16, 16, 64, 32, 16, 16]
