@@ -72,6 +72,13 @@ class Autoencoder(nn.Module):
             raise ConfigError("this autoencoder has no codebook: its latent is continuous (KL), so there are no codes")
         return self.quantize.lookup(indices)  # pyright: ignore[reportCallIssue]
 
+    def rounded(self, latent: Tensor) -> Tensor:
+        """The latent as the decoder learnt to see it: rounded to codes; as it is where there are none (KL).
+
+        latent: [B, embed_dim, h, w], as `encode` or a sampler made it.
+        """
+        return latent if self.codebook_size is None else self.quantize(latent).latent
+
     def decode(self, latent: Tensor, *, strip: int = 0) -> Tensor:
         """A picture, about -1..1 and not clamped, from a latent as it is: quantise first where codes are wanted.
 

@@ -130,9 +130,7 @@ class AutoencoderTask(Task):
         if not self.recipe.decoder_only:
             return self.model(x)
         with torch.no_grad():
-            latent = self.model.encode(x)
-            if self.model.codebook_size is not None:
-                latent = self.model.quantize(latent.float()).latent
+            latent = self.model.rounded(self.model.encode(x).float())
         unchanged = Quantized(latent=latent, indices=None, loss=torch.zeros((), device=x.device))
         return self.model.decode(latent), unchanged
 

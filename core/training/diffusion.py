@@ -177,7 +177,7 @@ class DiffusionTask(Task):
         top = self.model.table.sigma_max
         *_, last = sample(denoise, start, sigmas, sampler="ddim", noise=seeded(start, 0), sigma_max=top)
         latent = self.autoencoder.unscale(last.x)
-        return self.autoencoder.decode(self.autoencoder.quantize(latent).latent).clamp(-1, 1)
+        return self.autoencoder.decode(self.autoencoder.rounded(latent)).clamp(-1, 1)
 
     def export(self, path: Path) -> None:
         """Write network and text encoder in half precision, and beside them the autoencoder that the file names."""

@@ -43,7 +43,8 @@ def autoencoder_figures(model: Autoencoder, examples: Sequence[Example], size: i
     held_out = [example for example in examples if example.split != "train"]
     made = [(x, *model(x)) for x in _batches(Pictures(held_out, size), 64)]
     quality = torch.cat([psnr(y.clamp(-1, 1), x) for x, y, _ in made])
-    every = [model.quantize(model.encode(x)).indices for x in _batches(Pictures(examples, size), 64)]
+    pictures = _batches(Pictures(examples, size), 64) if model.codebook_size else ()
+    every = [model.quantize(model.encode(x)).indices for x in pictures]
     return {
         "pictures": len(held_out),
         "psnr_db": float(quality.mean()),
@@ -76,7 +77,7 @@ def draw(
         top = model.table.sigma_max
         *_, last = sample(denoise, empty, sigmas, sampler=settings.sampler, noise=noise, sigma_max=top)
         latent = model.autoencoder.unscale(last.x)
-        pictures.append(model.autoencoder.decode(model.autoencoder.quantize(latent).latent).clamp(-1, 1))
+        pictures.append(model.autoencoder.decode(model.autoencoder.rounded(latent)).clamp(-1, 1))
     return torch.cat(pictures)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
-from vitrail.core.bottlenecks import VQConfig
+from vitrail.core.bottlenecks import KLConfig, VQConfig
 from vitrail.core.checkpoints import load, save_model
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.unet import UNetConfig
@@ -62,7 +62,13 @@ def autoencoder(schedule: Schedule, examples: list[Example]) -> Task:
     return AutoencoderTask(recipe, examples)
 
 
-def diffusion(schedule: Schedule, examples: list[Example], sketch_size: int | None = None, **changes: Any) -> Task:
+def diffusion(
+    schedule: Schedule,
+    examples: list[Example],
+    sketch_size: int | None = None,
+    first: AutoencoderConfig = AUTOENCODER,
+    **changes: Any,
+) -> Task:
     unet = UNetConfig(
         in_channels=4,
         out_channels=4,
@@ -83,7 +89,7 @@ def diffusion(schedule: Schedule, examples: list[Example], sketch_size: int | No
     )
     torch.manual_seed(0)
     recipe = DiffusionRecipe(schedule=schedule, model=model, size=16, **changes)
-    return DiffusionTask(recipe, examples, Autoencoder(AUTOENCODER))
+    return DiffusionTask(recipe, examples, Autoencoder(first))
 
 
 def sketching(schedule: Schedule, examples: list[Example]) -> Task:
@@ -160,6 +166,11 @@ def test_what_is_exported_opens_again(make: Callable[..., Task], examples: list[
 def test_samples_are_pictures(make: Callable[..., Task], examples: list[Example]) -> None:
     pictures = make(SCHEDULE, examples).samples()
     assert pictures.ndim == 4 and pictures.shape[1] == 3 and bool(pictures.isfinite().all())
+
+
+def test_a_continuous_latent_is_learnt_and_drawn_too(examples: list[Example]) -> None:
+    task = diffusion(SCHEDULE, examples, first=replace(AUTOENCODER, bottleneck=KLConfig(), double_z=True))
+    assert task.update(0)["loss"] > 0 and bool(task.samples().isfinite().all())
 
 
 def test_an_earlier_run_is_not_overwritten(examples: list[Example], tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from vitrail.core.nn.actnorm import ActNorm
 from vitrail.core.refine import RefinerConfig
 from vitrail.core.training.adversary import Rules
 from vitrail.core.training.autoencoder import AutoencoderRecipe, AutoencoderTask
-from vitrail.core.training.data import Example
+from vitrail.core.training.data import Example, Pictures
+from vitrail.core.training.evaluation import autoencoder_figures
 from vitrail.core.training.loop import Schedule, train
 from vitrail.core.training.refiner import RefinerRecipe, RefinerTask
 
@@ -100,6 +101,22 @@ def test_the_decoder_alone_learns_behind_every_bottleneck(name: str, examples: l
         key.split(".")[0] for key, value in task.model.state_dict().items() if not torch.equal(value, before[key])
     }
     assert changed == {"decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_figures_count_the_codes_of_every_bottleneck(name: str, examples: list[Example]) -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(model_with(EVERY[name])).eval()
+    found = autoencoder_figures(model, [replace(example, split="test") for example in examples], 16)
+    x = Pictures(examples, 16).batch(range(4))
+    quantized = model(x)[1]
+    assert torch.equal(model.rounded(model.encode(x)), quantized.latent)
+    if quantized.indices is None:
+        assert found["codes_used_percent"] == 0
+        return
+    levels = quantized.indices.reshape(4, 4, 4, -1).unbind(-1)
+    used = sum(len(level.unique()) for level in levels) / len(levels)
+    assert found["codes_used_held_out_percent"] == pytest.approx(100 * used / model.codebook_size)
 
 
 def test_gumbel_cools_with_the_run(examples: list[Example]) -> None:
