@@ -135,7 +135,7 @@ class LoadCodes(Node):
         return {"required": {"name": choice(host.data_names(SUFFIX), tip)}, "hidden": {"files": host.FILES}}
 
     @classmethod
-    def IS_CHANGED(cls, name: str, **_: Any) -> str:
+    def IS_CHANGED(cls, name: str | None = None, **_: Any) -> str:
         return host.data_changed(name)
 
     @classmethod

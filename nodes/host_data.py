@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from .host_env import IN_HOST
+from .host_files import files_below
 
 FILES = "VITRAIL_FILES"
 """Type of the hidden input that brings a node the `Files` of a run without the host; the host leaves it out.
@@ -72,8 +73,10 @@ def find_data(name: str, files: Any) -> Path:
     return Path(path)
 
 
-def data_changed(name: str) -> str:
-    """A stamp that changes when the file does, or an empty one where there is no file, for IS_CHANGED."""
+def data_changed(name: str | None) -> str:
+    """A stamp that changes when the file does, for IS_CHANGED; empty where there is none, or the name comes by wire."""
+    if name is None:
+        return ""
     try:
         found = find_data(name, None).stat()
     except (ConfigError, OSError, ValueError):
@@ -82,9 +85,5 @@ def data_changed(name: str) -> str:
 
 
 def _below(folder: str, suffix: str) -> list[str]:
-    """Paths below a folder, sorted, without hidden ones."""
-    found: list[str] = []
-    for place, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
-    return sorted(Path(path).relative_to(folder).as_posix() for path in found)
+    """Paths below a folder, sorted, without hidden files."""
+    return sorted(path for path in files_below(Path(folder)) if path.endswith(suffix) and "/." not in f"/{path}")

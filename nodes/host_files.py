@@ -89,12 +89,16 @@ class Walk:
 _walks: dict[Path, Walk] = {}
 
 
-def _files(base: Path, kind: str) -> list[str]:
-    """Paths of files of that kind below a folder, with "/" between their parts."""
+def files_below(base: Path) -> tuple[str, ...]:
+    """Paths of all files below a folder, with "/" between their parts; walked anew only where a folder changed."""
     if base not in _walks or _walks[base].stale:
         _walks[base] = Walk.of(base)
+    return _walks[base].files
+
+
+def _files(base: Path, kind: str) -> list[str]:
     endings = CONFIGS if kind == "config" else WEIGHTS
-    return [path for path in _walks[base].files if Path(path).suffix.lower() in endings]
+    return [path for path in files_below(base) if Path(path).suffix.lower() in endings]
 
 
 def _stamp(place: str) -> float:
