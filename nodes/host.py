@@ -18,7 +18,7 @@ from .host_concat import picture_keys, with_keys
 from .host_condition import Conditioning, conditioning, to_condition
 from .host_data import FILES, data_changed, data_names, find_data, save_data
 from .host_dtype import honour_flags
-from .host_env import IN_HOST, headless_device, set_headless_device
+from .host_env import IN_HOST, absent, headless_device, set_headless_device
 from .host_files import changed, find, names
 from .host_images import preview_image, preview_ui, split_alpha, to_image
 from .host_memory import loaded
@@ -35,6 +35,7 @@ __all__ = [
     "Conditioning",
     "Latent",
     "Solver",
+    "absent",
     "changed",
     "conditioning",
     "data_changed",

@@ -1,6 +1,7 @@
 """Where this runs: in ComfyUI, or by itself on a device of its own choice."""
 
 import sys
+from typing import Any
 
 import torch
 
@@ -27,3 +28,13 @@ def set_headless_device(name: str | None) -> None:
 def headless_device() -> torch.device:
     """The device of headless runs."""
     return _chosen or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def absent(reason: str) -> Any:
+    """What stands in an output for a part that a file lacks: None, or in the host what stops with that reason every
+    node that is handed it, a stock node too."""
+    if not IN_HOST:
+        return None
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(reason)

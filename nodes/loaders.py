@@ -20,6 +20,13 @@ AUTO = "auto"
 DTYPES = {AUTO: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PREDICTIONS = (AUTO, "eps", "v", "x0", "edm", "flow")
 
+LACKING = {
+    "clip": ("text encoder of its own", "open one with Load CLIP or take another file"),
+    "vae": ("autoencoder", "put the one that it names beside it, or open one with Load VQ Autoencoder"),
+    "vq_model": ("codebook (its latent is continuous)", "use the output vae, or open a VQ autoencoder"),
+}
+"""By output: the part that a file can lack, and what to do."""
+
 DTYPE_TIP = (
     "Precision of the weights while they compute. auto is fp32, or what ComfyUI was started with (--bf16-unet, "
     "--fp16-vae, ...); bf16 and fp16 halve the memory. A codebook is always looked up in fp32."
@@ -52,12 +59,16 @@ def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any)
     return host.honour_flags(model) if dtype == AUTO else model
 
 
-def _with_codebook(autoencoder: Autoencoder | None, name: str) -> Autoencoder | None:
-    """The autoencoder as a VQ_MODEL, or None where it has no codebook."""
-    if autoencoder is None or autoencoder.codebook_size is not None:
-        return autoencoder
-    log.warning("%s has no codebook (its latent is continuous): the output vq_model is empty", name)
-    return None
+def _absent(name: str, output: str) -> Any:
+    """What comes out for a part that the file lacks, said now in the log and again to whoever is handed it."""
+    reason = f'{name} has no {LACKING[output][0]}, so nothing comes out of "{output}": {LACKING[output][1]}'
+    log.warning("%s", reason)
+    return host.absent(reason)
+
+
+def _with_codebook(autoencoder: Autoencoder, name: str) -> Any:
+    """The autoencoder as a VQ_MODEL, or what stands for one where it has no codebook."""
+    return autoencoder if autoencoder.codebook_size is not None else _absent(name, "vq_model")
 
 
 class Loader(Node):
@@ -154,12 +165,10 @@ class LoadDiffusion(Loader):
         model = _load(name, self.KIND, dtype, config, **({} if prediction == AUTO else {"prediction": prediction}))
         autoencoder = model.autoencoder
         conditioner = model.conditioner if hasattr(model.conditioner, "encode") else None  # classes are no text
-        for part, output in ((conditioner, "clip"), (autoencoder, "vae")):
-            if part is None:
-                log.warning("%s has no part for the output %s: it is empty", name, output)
-        clip = None if conditioner is None else host.wrap_clip(conditioner)
-        vae = None if autoencoder is None else host.wrap_vae(autoencoder)
-        return host.wrap_model(model), clip, vae, _with_codebook(autoencoder, name)
+        clip = _absent(name, "clip") if conditioner is None else host.wrap_clip(conditioner)
+        if autoencoder is None:
+            return host.wrap_model(model), clip, _absent(name, "vae"), host.absent(f"{name} has no autoencoder")
+        return host.wrap_model(model), clip, host.wrap_vae(autoencoder), _with_codebook(autoencoder, name)
 
 
 class LoadRefiner(Loader):

@@ -5,6 +5,7 @@ A check raises AssertionError (or anything else) when it fails, and NotHere when
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from host_client import Rejected, Run
+from host_endurance import ENDURANCE_CHECKS
 from host_graph import choices
 from host_parts import STEPS, STOCK_CHANGES, Parts
 from host_rig import Host, worst
@@ -82,6 +84,16 @@ def serves_help(host: Host) -> str:
         served = host.client.text(f"/extensions/{LINK_NAME}/docs/{page.parent.name}/{page.name}")
         assert served == page.read_text(encoding="utf-8"), page
     return f"{len(pages)} pages in {', '.join(sorted({page.stem for page in pages}))}"
+
+
+def serves_translations(host: Host) -> str:
+    served = host.client.get("/i18n")
+    languages = sorted(folder.name for folder in (PACK / "locales").iterdir())
+    for language in languages:
+        words = json.loads((PACK / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert served[language]["nodeDefs"].items() >= words.items(), language
+        assert words.keys() == our_nodes(host).keys(), f"not translated: {our_nodes(host).keys() ^ words.keys()}"
+    return f"all nodes in {', '.join(languages)}"
 
 
 def stock_nodes_run_our_parts(host: Host) -> str:
@@ -278,6 +290,7 @@ CHECKS: dict[str, Check] = {
     "import adds less than 50 ms": imports_quickly,
     "every node is registered, with a description": registers_every_node,
     "the host serves help for each node": serves_help,
+    "the host serves the words of each node in other languages": serves_translations,
     "stock KSampler, CLIPTextEncode, VAEDecode run our MODEL, CLIP, VAE": stock_nodes_run_our_parts,
     "stock VAEEncode runs our VAE": stock_vae_encodes_like_ours,
     "our sampler runs SIGMAS of stock schedulers": our_sampler_takes_stock_sigmas,
@@ -294,5 +307,6 @@ CHECKS: dict[str, Check] = {
     "stock ImageUpscaleWithModel runs our UPSCALE_MODEL": stock_upscaler_runs_our_refiner,
     "a model file that is not there is refused": refuses_a_missing_file,
     "a latent of another autoencoder is refused in words": refuses_a_foreign_latent,
+    **ENDURANCE_CHECKS,
     **WORKFLOW_CHECKS,
 }

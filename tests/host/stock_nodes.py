@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import groupby
 
 from host_rig import Host
-from report import Row, make, publish
+from report import Row, make, publish, wanted
 from stock_left_out import LEFT_OUT, untried
 from stock_pairs import PAIRS
 
@@ -22,7 +22,7 @@ def tried(host: Host, only: str) -> list[Row]:
         make(name, lambda host, name=name, form=form, inputs=inputs: form(host, kind_of(name), inputs), host, group)
         for group, pairs in PAIRS.items()
         for name, form, inputs in pairs
-        if only in name
+        if wanted(name, only)
     ]
 
 

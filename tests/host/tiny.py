@@ -48,13 +48,15 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
 
 
 def write_tiny_models(folder: Path) -> None:
-    """Put an autoencoder, a diffusion model that names it, and a refiner of twice the size into a `models` folder."""
+    """Put models into a `models` folder: an autoencoder, a network with it and without, a refiner of twice the size."""
     for name in ("checkpoints", "vae", "upscale_models"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     autoencoder = randomise(Autoencoder(AUTOENCODER), 0)
     save_model(autoencoder, folder / "vae" / "tiny-autoencoder.safetensors")
     save_model(autoencoder, folder / "checkpoints" / "tiny-autoencoder.safetensors")
-    save_model(randomise(LatentDiffusion(DIFFUSION), 1), folder / "checkpoints" / "tiny-diffusion.safetensors")
+    diffusion = randomise(LatentDiffusion(DIFFUSION), 1)
+    save_model(diffusion, folder / "checkpoints" / "tiny-diffusion.safetensors")
+    save_model(diffusion, folder / "checkpoints" / "tiny-network.safetensors")  # names no autoencoder
     refiner = Refiner(RefinerConfig(num_feat=8, num_block=1, num_grow=4, scale=2, base="bicubic"))
     save_model(randomise(refiner, 2), folder / "upscale_models" / "tiny-refiner.safetensors")
 
