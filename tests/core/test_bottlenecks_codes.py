@@ -13,6 +13,7 @@ from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import (
     BOTTLENECKS,
+    FiniteScalarQuantizer,
     FSQConfig,
     LFQConfig,
     LookupFreeQuantizer,
@@ -208,6 +209,25 @@ def test_residual_codebooks_learn_as_configured_and_leave_training_out_of_the_fi
     opened = load(tmp_path / "model.safetensors")
     assert opened.config.bottleneck == config.bottleneck.fixed()
     assert torch.equal(opened.quantize.codebooks, model.quantize.codebooks)
+
+
+@pytest.mark.parametrize("levels", [(3,), (4,), (8, 5), (7, 6, 3)])
+def test_the_bound_keeps_zero_and_reaches_every_value_of_every_channel(levels: tuple[int, ...]) -> None:
+    bottleneck = FiniteScalarQuantizer(FSQConfig(levels=levels))
+    z = torch.linspace(-9, 9, 4001).view(1, 1, 1, -1).expand(1, len(levels), 1, -1)
+    bounded = bottleneck.bound(z)[0, :, 0]
+    assert (bounded.diff(dim=1) >= 0).all() and bounded[:, 2000].abs().max() < 1e-6
+    rounded = bottleneck(bottleneck.bound(z)).latent[0, :, 0]
+    for values, count in zip(rounded, levels, strict=True):
+        steps = (values.unique() * (count // 2)).round().long().tolist()
+        assert steps == list(range(-(count // 2), count - count // 2))
+
+
+def test_the_first_channel_of_a_grid_counts_ones_and_the_lowest_bit_is_the_first_sign() -> None:
+    grid = FiniteScalarQuantizer(FSQConfig(levels=(4, 3)))
+    assert grid.codebook[:5].tolist() == [[-1, -1], [-0.5, -1], [0, -1], [0.5, -1], [-1, 0]]
+    signs = LookupFreeQuantizer(LFQConfig(bits=3))
+    assert signs.codebook[[0, 1, 4]].tolist() == [[-1, -1, -1], [1, -1, -1], [-1, -1, 1]]
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.3, 5.0])

@@ -1,17 +1,19 @@
 """The U-Net critic against the reference's numbers, at any size, and learning."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from golden_cases import case
 
-from vitrail.core.checkpoints import load
+from vitrail.core.checkpoints import load, save_model
 from vitrail.core.config_io import from_dict, to_dict
 from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.losses.adversarial import GAMES
-from vitrail.core.losses.critics import CRITICS, build_critic
+from vitrail.core.losses.critics import CRITICS, CriticConfig, build_critic
 from vitrail.core.losses.patchgan import PatchGANConfig
 from vitrail.core.losses.unet_critic import UNetCritic, UNetCriticConfig
-from vitrail.core.refine import RefinerConfig, RefinerParts
+from vitrail.core.refine import Refiner, RefinerConfig, RefinerParts
 
 TINY = {"patchgan": PatchGANConfig(ndf=4, n_layers=1, norm="spectral"), "unetcritic": UNetCriticConfig(num_feat=4)}
 
@@ -60,6 +62,17 @@ def test_critics_of_every_kind_survive_json_in_a_refiners_config(name: str) -> N
     parts = RefinerParts(generator=RefinerConfig(), discriminator=TINY[name])
     assert from_dict(RefinerParts, to_dict(parts)) == parts
     assert to_dict(parts)["discriminator"]["kind"] == name
+
+
+@pytest.mark.parametrize("config", [*TINY.values(), PatchGANConfig(ndf=4, n_layers=1, norm="act")])
+@torch.no_grad()
+def test_critics_of_every_kind_are_kept_with_their_refiner(config: CriticConfig, tmp_path: Path) -> None:
+    refiner = Refiner(RefinerConfig(num_feat=4, num_block=1, num_grow=2), config)
+    refiner.discriminator.train()(torch.randn(2, 3, 16, 16))
+    save_model(refiner.eval(), tmp_path / "refiner.safetensors")
+    opened, image = load(tmp_path / "refiner.safetensors"), torch.rand(2, 3, 16, 16)
+    assert opened.discriminator_config == config
+    assert torch.equal(opened.realism(image), refiner.realism(image))
 
 
 def test_a_critic_that_names_no_kind_is_a_patchgan() -> None:
