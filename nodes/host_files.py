@@ -1,30 +1,39 @@
-"""Files of weights by the names that the nodes show: shipped weights first, then folder/path."""
+"""Files of weights by the names that the nodes show: shipped weights first, then folder/path.
+
+A folder of diffusers (see core/checkpoints/folder.py) is one entry, and the files in it are none.
+"""
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..core.errors import ConfigError
 from .host_env import IN_HOST
 
 WEIGHTS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"))
-CONFIGS = frozenset((".json",))
+CONFIGS = frozenset((".json", ".yaml", ".yml"))
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "autoencoder": ("vae", "vq", "checkpoints"),
-    "diffusion": ("checkpoints", "diffusion_models"),
+    "autoencoder": ("vae", "vq", "checkpoints", "diffusers"),
+    "diffusion": ("checkpoints", "diffusion_models", "diffusers"),
     "refiner": ("upscale_models",),
     "config": ("checkpoints", "diffusion_models", "vae", "vq", "upscale_models", "configs"),
 }
 """Folders of ComfyUI's `models` that hold each kind; `vq` is ours."""
 
+PIPELINE, MODEL = "model_index.json", "config.json"
+"""What a folder of diffusers holds: that of a pipeline, that of one model."""
+
+NOT_PICTURES = ("unet", "text_encoder", "bert", "safety_checker", "image_encoder", "transformer")
+"""Ends of the names of a pipeline's parts that are no autoencoders."""
+
 
 def names(kind: str) -> list[str]:
-    """What a loader offers: "autoencoder", "diffusion", "refiner" or "config" (a publisher's config, JSON)."""
+    """What a loader offers: "autoencoder", "diffusion", "refiner" or "config" (a publisher's config)."""
     return [*_shipped(kind), *(f"{folder}/{path}" for folder in FOLDERS[kind] for path in _listed(folder, kind))]
 
 
 def find(name: str, kind: str) -> Path:
-    """The file behind a name of `names`; headless also any file by its path.
+    """The file (or folder of diffusers) behind a name of `names`; headless also any by its path.
 
     Raises: ConfigError with the places that were looked in.
     """
@@ -32,7 +41,7 @@ def find(name: str, kind: str) -> Path:
         return shipped[name]
     folder, _, path = name.partition("/")
     found = next((base / path for base in _bases(folder) if path in _files(base, kind)), None)
-    if found is None and not IN_HOST and Path(name).is_file():
+    if found is None and not IN_HOST and (Path(name).is_file() or _is_model(Path(name))):
         found = Path(name)
     if found is None:
         places = [str(base) for folder in FOLDERS[kind] for base in _bases(folder)]
@@ -82,6 +91,19 @@ class Walk:
         return cls(tuple(files), stamps)
 
     @property
+    def models(self) -> dict[str, bool]:
+        """The folders of diffusers, and whether each is a pipeline."""
+        from ..core.checkpoints.folder import is_named_weights
+
+        weighted = {str(PurePosixPath(path).parent) for path in self.files if is_named_weights(Path(path))}
+        found: dict[str, bool] = {}
+        for path in sorted(self.files):
+            place = PurePosixPath(path)
+            if place.name == PIPELINE or (place.name == MODEL and str(place.parent) in weighted):
+                found[str(place.parent)] = found.get(str(place.parent), False) or place.name == PIPELINE
+        return {place: pipeline for place, pipeline in found.items() if place != "."}
+
+    @property
     def stale(self) -> bool:
         return any(_stamp(place) != stamp for place, stamp in self.stamps.items())
 
@@ -97,8 +119,29 @@ def files_below(base: Path) -> tuple[str, ...]:
 
 
 def _files(base: Path, kind: str) -> list[str]:
-    endings = CONFIGS if kind == "config" else WEIGHTS
-    return [path for path in files_below(base) if Path(path).suffix.lower() in endings]
+    """What a folder offers for a kind, diffusers' folders first."""
+    files = files_below(base)
+    if kind == "config":
+        return [path for path in files if Path(path).suffix.lower() in CONFIGS]
+    models = _walks[base].models
+    inside = tuple(f"{model}/" for model in models)
+    files = [path for path in files if Path(path).suffix.lower() in WEIGHTS]
+    return [*_of_kind(models, kind), *(path for path in files if not path.startswith(inside or ("\0",)))]
+
+
+def _of_kind(models: dict[str, bool], kind: str) -> list[str]:
+    """The folders to offer: whole pipelines for diffusion; for autoencoders those in pipelines too."""
+    if kind == "autoencoder":
+        return [path for path, pipeline in models.items() if not pipeline and not path.endswith(NOT_PICTURES)]
+    if kind != "diffusion":
+        return []
+    inside = tuple(f"{path}/" for path, pipeline in models.items() if pipeline) or ("\0",)
+    return [path for path, pipeline in models.items() if pipeline or not path.startswith(inside)]
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder is one of diffusers."""
+    return any((path / name).is_file() for name in (PIPELINE, MODEL))
 
 
 def _stamp(place: str) -> float:

@@ -5,6 +5,7 @@ Source: Radford et al. 2021, section 2.4; Cherti et al. 2022 (OpenCLIP).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -192,14 +193,18 @@ class ClipTextEncoder(nn.Module):
         last = self(ids, mask, skip=0)
         return last[torch.arange(len(ids), device=ids.device), (ids == self.config.end).int().argmax(dim=1)]
 
-    def encode(self, texts: Sequence[str], styles: Sequence[str | None] | None = None) -> Condition:
+    def encode(
+        self, texts: Sequence[str], styles: Sequence[str | None] | None = None, skip: int | None = None
+    ) -> Condition:
         """Prompts, weights such as "(word:1.2)" included; one that is too long goes on in further chunks.
 
+        skip: layers at the end to pass over; None is the config's.
         Returns context [B, chunks x length, width].
         Raises: ConfigError without a vocabulary, and for a style.
         """
         refuse_styles(styles)
-        return Condition(context=encode_prompts(self, texts, self.config.frame, self.tokenizer))
+        reads = partial(self, skip=skip)
+        return Condition(context=encode_prompts(reads, texts, self.config.frame, self.tokenizer, self._device))
 
     def null(self, batch: int) -> Condition:
         """The condition that says nothing, for guidance: the empty text."""

@@ -32,7 +32,9 @@ NO_VOCABULARY = (
 
 
 class Tokenizer(Protocol):
-    """Words to numbers, without the tokens around a text."""
+    """Words to numbers, without the tokens around a text. vocab: token -> number."""
+
+    vocab: dict[str, int]
 
     def ids(self, text: str) -> list[int]: ...
 
@@ -131,18 +133,23 @@ def chunks(text: str, frame: Frame, tokenizer: Tokenizer) -> tuple[Tensor, Tenso
 
 
 def encode_prompts(
-    encoder: Callable[[Tensor], Tensor], texts: Sequence[str], frame: Frame, tokenizer: Tokenizer | None
+    encoder: Callable[[Tensor], Tensor],
+    texts: Sequence[str],
+    frame: Frame,
+    tokenizer: Tokenizer | None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """The states of prompts, [B, chunks x length, width]; a text of fewer chunks goes on with empty ones.
 
-    encoder: a module, int64 [N, length] -> [N, length, width].
+    encoder: int64 [N, length] -> [N, length, width]. device: of its weights; None is that of a module's first one.
     Raises: ConfigError without a tokenizer.
     """
     read = [chunks(text, frame, needed(tokenizer)) for text in texts]
     most, empty = max(len(ids) for ids, _ in read), frame.empty()
     ids = torch.stack([torch.cat([ids, empty.expand(most - len(ids), -1)]) for ids, _ in read])
     weights = torch.stack([torch.cat([w, torch.ones(most - len(w), frame.length)]) for _, w in read])
-    device = next(encoder.parameters()).device if isinstance(encoder, nn.Module) else ids.device
+    if device is None and isinstance(encoder, nn.Module):
+        device = next(encoder.parameters()).device
     states = encoder(ids.flatten(0, 1).to(device)).unflatten(0, (len(read), most))
     if bool((weights != 1).any()):
         rest = encoder(empty[None].to(device))

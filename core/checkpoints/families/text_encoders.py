@@ -176,10 +176,11 @@ def ldm_bert_keys(_: BertConfig) -> KeyMap:
 
 
 def give_tokenizer(encoder: Any, header: Header) -> None:
-    """The tokenizer whose vocabulary lies beside the weights, or among the libraries' files; none where none is."""
+    """The tokenizer whose vocabulary lies beside the weights, or among the libraries' files; none where none fits."""
     if isinstance(encoder, ClipTextEncoder | BertEncoder):
         place = header.path if header.path.is_dir() else header.path.parent
-        encoder.tokenizer = find_tokenizer([place], "bert" if isinstance(encoder, BertEncoder) else "clip")
+        found = find_tokenizer([place], "bert" if isinstance(encoder, BertEncoder) else "clip")
+        encoder.tokenizer = found if found is not None and len(found.vocab) <= encoder.config.vocab else None
 
 
 def _finish(model: nn.Module, header: Header, _: Any) -> None:
