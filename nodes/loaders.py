@@ -32,8 +32,8 @@ DTYPE_TIP = (
     "--fp16-vae, ...); bf16 and fp16 halve the memory. A codebook is always looked up in fp32."
 )
 CONFIG_TIP = (
-    "The publisher's config file, for files that do not say everything about their network. auto takes a JSON file of "
-    "the same name beside the weights where there is one. Vitrail's own files carry their config."
+    "The publisher's config file, for files that do not say everything about their network. auto takes the YAML or "
+    "JSON file of the same name beside the weights where there is one. Vitrail's own files carry their config."
 )
 
 
