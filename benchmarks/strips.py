@@ -1,15 +1,19 @@
-"""Memory and time of an autoencoder whole and in strips: what each adds to the process at its peak.
+"""Memory and time of an autoencoder whole and in strips.
 
     python benchmarks/strips.py [--model taming-f16] [--size 512] [--strips 0 64 16 8] [--dtype float32]
 
-Each run is a process of its own on one thread, with random weights. Linux only: the peak is the kernel's (VmHWM), less
-what the process held before the call, so that it counts everything, the convolutions' scratch memory included.
+Every figure is of a process of its own, on one thread, with random weights. Linux only: a peak is the kernel's (VmHWM)
+less what the process held before the call, so that it counts everything, scratch memory of convolutions included.
+"live" has the C library give freed tensors back at once, and is what the call needs; "process" leaves it its way of
+keeping some for later, which differs from run to run, and is what a user sees. Seconds are the processor's.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -34,7 +38,7 @@ def resident(field: str) -> float:
 
 @torch.no_grad()
 def measure(name: str, way: str, size: int, strip: int, dtype: torch.dtype) -> None:
-    """Print the peak in MiB and the seconds of one call, after a small one that loads the kernels."""
+    """Print the peak in MiB and the seconds of one call, after a small one that loads its kernels."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = MODELS[name]
@@ -46,7 +50,13 @@ def measure(name: str, way: str, size: int, strip: int, dtype: torch.dtype) -> N
     Path("/proc/self/clear_refs").write_text("5")
     before, start = resident("VmRSS"), time.process_time()
     call(x, strip=strip)
-    print(f"{resident('VmHWM') - before:8.0f} {time.process_time() - start:8.1f}")
+    print(f"{resident('VmHWM') - before:.0f} {time.process_time() - start:.1f}")
+
+
+def apart(options: list[str], **environment: str) -> list[str]:
+    """What `measure` prints in a process of its own."""
+    command, environ = [sys.executable, __file__, *options], {**os.environ, **environment}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environ).stdout.split()
 
 
 def main() -> None:
@@ -59,13 +69,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         return measure(args.model, args.one, args.size, args.strips[0], getattr(torch, args.dtype))
-    print(f"{args.model}, {args.size} x {args.size}, {args.dtype}\n         strip  peak MiB  seconds")
-    for way in ("encode", "decode"):
-        for strip in args.strips:
-            options = ["--model", args.model, "--size", str(args.size), "--strips", str(strip), "--dtype", args.dtype]
-            command = [sys.executable, __file__, "--one", way, *options]
-            found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            print(f"{way:8} {strip:5}  {found}", end="", flush=True)
+    print(f"{args.model}, {args.size} x {args.size}, {args.dtype}\n         strip  live MiB  process MiB  seconds")
+    for way, strip in product(("encode", "decode"), args.strips):
+        options = ["--model", args.model, "--size", str(args.size), "--strips", str(strip), "--dtype", args.dtype]
+        live, _ = apart(["--one", way, *options], MALLOC_MMAP_THRESHOLD_="65536")
+        process, seconds = apart(["--one", way, *options])
+        print(f"{way:8} {strip:5} {live:>9} {process:>12} {seconds:>8}", flush=True)
     return None
 
 
