@@ -1,7 +1,19 @@
 """Every family of checkpoints that can be opened: one file a publisher, one line here."""
 
 from ..family import Family
-from . import compvis, critics, diffusers, diffusers_vae, esrgan, ldm, llamagen, sd, text_encoders, vitrail
+from . import (
+    compvis,
+    critics,
+    diffusers,
+    diffusers_vae,
+    esrgan,
+    ldm,
+    llamagen,
+    sd,
+    taming_prior,
+    text_encoders,
+    vitrail,
+)
 
 _MODULES = (
     vitrail,
@@ -14,6 +26,7 @@ _MODULES = (
     diffusers_vae,
     diffusers,
     text_encoders,
+    taming_prior,
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}

@@ -1,0 +1,116 @@
+"""Priors of taming-transformers: a GPT alone, or with the first stage and what conditions it in one file.
+
+    transformer.   the GPT           first_stage_model.   the autoencoder whose codes it writes
+    permuter.      their order       cond_stage_model.    the autoencoder of a condition that is a picture
+
+Source: github.com/CompVis/taming-transformers, taming/models/cond_transformer.py.
+"""
+
+from typing import Any
+
+from ...errors import CheckpointError
+from ...priors.conditions import ConditionConfig, CoordinateConfig, LabelConfig, PictureConfig, StartConfig
+from ...priors.gpt import GPTConfig
+from ...priors.prior import Prior, PriorConfig
+from ..family import Family, Sidecar, has_all, has_none
+from ..header import Header
+from ..keymap import KeyMap
+from . import compvis
+
+FIRST, COND, ORDER = "first_stage_model.", "cond_stage_model.", "permuter.forward_shuffle_idx"
+HEADS = 16
+CLASSES = 1000
+
+
+def infer_gpt(header: Header, params: Sidecar) -> GPTConfig:
+    """The sizes of a transformer; its number of heads comes from the config (`n_head`)."""
+    _, block, width = header.shape("pos_emb")
+    return GPTConfig(
+        vocab=header.shape("tok_emb.weight")[0],
+        block=block,
+        width=width,
+        depth=1 + max(compvis.indices(header, r"blocks\.(\d+)\..*")),
+        heads=int(params.at("n_head", HEADS, f"{HEADS}, as taming's public priors have it")),
+        unmasked=_unmasked(header, params),
+    )
+
+
+def _unmasked(header: Header, params: Sidecar) -> int:
+    """How many tokens at the start see each other: the first row of the mask in the file is true for them."""
+    if "blocks.0.attn.mask" not in header:
+        return int(params.at("n_unmasked", 0))
+    seen = int(header.value("blocks.0.attn.mask")[0, 0, 0].count_nonzero())
+    return seen if seen > 1 else 0
+
+
+def infer_alone(header: Header, sidecar: Sidecar) -> PriorConfig:
+    """The config of a GPT in a file of its own."""
+    return PriorConfig(transformer=infer_gpt(header, sidecar))
+
+
+def infer(header: Header, sidecar: Sidecar) -> PriorConfig:
+    """The config of a Net2NetTransformer."""
+    params = sidecar.part("model.params")
+    first = params.holding({"model": params.part("first_stage_config")}, "first stage: ")
+    return PriorConfig(
+        transformer=infer_gpt(header.under("transformer."), params.part("transformer_config.params")),
+        autoencoder=compvis.infer_any(header.under(FIRST), first),
+        condition=_condition(header, params),
+        permuted=header.shape(ORDER)[0] if ORDER in header else 0,
+    )
+
+
+def _condition(header: Header, params: Sidecar) -> ConditionConfig:
+    """What the transformer is told first: by its weights where it has any, else by the config."""
+    inner, said = header.under(COND), params.get("cond_stage_config")
+    if said == "__is_first_stage__":
+        return PictureConfig()
+    if inner.tensors:
+        told = params.holding({"model": params.part("cond_stage_config")}, "condition: ")
+        return PictureConfig(autoencoder=compvis.infer_any(inner, told))
+    target = str(params.part("cond_stage_config").at("target", said or ""))
+    options = params.part("cond_stage_config.params")
+    if params.at("unconditional", False) or target in ("", "__is_unconditional__") or target.endswith("SOSProvider"):
+        token = params.at("sos_token", options.at("sos_token", 0), "0, for a prior that is told nothing")
+        return StartConfig(token=int(token))
+    if target.endswith("CoordStage"):
+        return CoordinateConfig(codes=int(options.at("n_embed")), factor=int(options.at("down_factor")))
+    if target.endswith("Labelator"):
+        return LabelConfig(classes=int(options.at("n_classes", CLASSES, f"{CLASSES}, the classes of ImageNet")))
+    raise CheckpointError(f"{header.path.name} is told by {target}, which is no condition known here")
+
+
+def keys(config: PriorConfig) -> KeyMap:
+    """`transformer.` and the autoencoders by their own names, without masks and what training leaves."""
+    table: dict[str, str | None] = {"transformer.blocks.{}.attn.mask": None, "transformer.{*}": "transformer.{*}"}
+    table |= _stage(FIRST, "autoencoder.")
+    own = isinstance(config.condition, PictureConfig) and config.condition.autoencoder is not None
+    table |= _stage(COND, "told.") if own else {COND + "{*}": None}
+    return table | {ORDER: "order", "permuter.{*}": None}
+
+
+def _stage(old: str, new: str) -> dict[str, str | None]:
+    leftovers: dict[str, Any] = {old + name: None for name in ("loss.{*}", "colorize", "model_ema.{*}")}
+    return leftovers | {old + "{*}": new + "{*}"}
+
+
+FAMILIES = (
+    Family(
+        name="taming-prior",
+        kind="prior",
+        detect=has_all("transformer.tok_emb.weight", f"{FIRST}encoder.conv_in.weight"),
+        infer=infer,
+        keys=keys,
+        build=Prior,
+        parts=lambda prior: prior.stored,
+    ),
+    Family(
+        name="taming-gpt",
+        kind="prior",
+        detect=has_all("tok_emb.weight", "pos_emb", "blocks.0.attn.key.weight") & has_none("transformer.*"),
+        infer=infer_alone,
+        keys=lambda _: {"blocks.{}.attn.mask": None, "{*}": "transformer.{*}"},
+        build=Prior,
+        parts=lambda prior: prior.stored,
+    ),
+)

@@ -1,0 +1,159 @@
+"""A prior over codes: a transformer, the autoencoder whose codes it writes, and what it is told before."""
+
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..autoencoders.autoencoder import Autoencoder
+from ..autoencoders.config import AutoencoderConfig
+from ..errors import ConfigError, ShapeError
+from .conditions import (
+    ConditionConfig,
+    CoordinateConfig,
+    LabelConfig,
+    PictureConfig,
+    StartConfig,
+    coordinate_tokens,
+    places,
+)
+from .gpt import GPT, GPTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """A prior.
+
+    transformer: its sizes. autoencoder: that in the same file; None where there is none.
+    condition: what it is told before the codes.
+    permuted: number of codes whose order the file stores; 0 for row by row.
+    """
+
+    transformer: GPTConfig
+    autoencoder: AutoencoderConfig | None = None
+    condition: ConditionConfig = field(default_factory=StartConfig)
+    permuted: int = 0
+
+
+class Prior(nn.Module):
+    """Codes of a picture, in the order in which they are written, behind the tokens of its condition.
+
+    p(codes | condition) = prod_i p(code_i | condition, code_1 .. code_(i-1))
+
+    autoencoder: kept beside the model, as in LatentDiffusion. told: the autoencoder of a condition that is a picture.
+    Source: Esser et al. 2021, eq. 9.
+    """
+
+    autoencoder: Autoencoder | None
+    order: Tensor
+
+    def __init__(self, config: PriorConfig, autoencoder: Autoencoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = GPT(config.transformer)
+        inside = None if config.autoencoder is None else Autoencoder(config.autoencoder)
+        self.autoencoder = autoencoder or inside
+        condition = config.condition
+        own = isinstance(condition, PictureConfig) and condition.autoencoder is not None
+        self.told = Autoencoder(condition.autoencoder) if own else None  # pyright: ignore
+        self.register_buffer("order", torch.arange(config.permuted) if config.permuted else None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keep the autoencoder an ordinary attribute, not a child module."""
+        if name == "autoencoder":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def stored(self) -> dict[str, nn.Module]:
+        """The modules in this model's file, by the beginning of their keys there."""
+        inside = self.config.autoencoder is not None and self.autoencoder is not None
+        return {"": self} | ({"autoencoder.": self.autoencoder} if inside else {})  # pyright: ignore[reportReturnType]
+
+    def forward(self, codes: Tensor, condition: Tensor) -> Tensor:
+        """The scores of every code from the condition and the codes before it.
+
+        codes: int64 [B, N] in the order of writing. condition: int64 [B, M] tokens.
+        Returns [B, N, vocab].
+        """
+        together = torch.cat([condition, codes], dim=1)[:, :-1]
+        return self.transformer(together)[:, condition.shape[1] - 1 :]
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """A picture's codes in the order of writing: [B, C, H, W] in -1..1 -> int64 [B, N]."""
+        autoencoder = self.own_autoencoder()
+        indices = autoencoder.quantize(autoencoder.encode(x)).indices
+        return self.written(indices.flatten(1))
+
+    @torch.no_grad()
+    def picture(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The picture of codes int64 [B, N] in the order of writing; size: (h, w) in codes, by default a square."""
+        autoencoder, flat = self.own_autoencoder(), self.rows(codes)
+        h, w = size or (isqrt(flat.shape[1]), -1)
+        return autoencoder.decode(autoencoder.lookup(flat.view(len(flat), h, w)))
+
+    @torch.no_grad()
+    def tokens(self, given: Tensor | None, batch: int, size: tuple[int, int]) -> Tensor:
+        """The tokens of a condition.
+
+        given: int64 [B] or [B, 1] labels; [B, 1, H, W] in 0..1 coordinates, None for a whole picture's; [B, C, H, W]
+        the picture of another autoencoder; None where nothing has to be told.
+        size: (h, w) of the codes to be written.
+        Returns int64 [B, M].
+        Raises: ConfigError where something has to be told and is not, ShapeError for something else than expected.
+        """
+        condition = self.config.condition
+        if isinstance(condition, StartConfig):
+            return torch.full((batch, 1), condition.token, device=self.device)
+        if isinstance(condition, LabelConfig):
+            return self._labels(given, condition)
+        if isinstance(condition, CoordinateConfig):
+            where = places(*size, condition.factor).expand(batch, -1, -1, -1) if given is None else given
+            return coordinate_tokens(where.to(self.device), condition).flatten(1)
+        if given is None:
+            raise ConfigError("this prior paints over another picture (segments or depth): give it that picture")
+        encoder = self.told or self.own_autoencoder()
+        return encoder.quantize(encoder.encode(given.to(self.device))).indices.flatten(1)
+
+    def window(self, condition: int) -> int:
+        """The largest side of a square of codes that the transformer sees at once, behind so many condition tokens.
+
+        condition: tokens, or 0 for as many as codes.
+        """
+        block = self.config.transformer.block
+        return isqrt(block + 1 - condition) if condition else isqrt((block + 1) // 2)
+
+    def written(self, codes: Tensor) -> Tensor:
+        """Codes row by row, [B, N], in the order of writing."""
+        return codes if self.order is None else codes[:, self._order(codes)]
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """Codes in the order of writing, [B, N], row by row."""
+        return codes if self.order is None else codes[:, self._order(codes).argsort()]
+
+    def own_autoencoder(self) -> Autoencoder:
+        """The autoencoder whose codes these are. Raises: ConfigError where the file had none."""
+        if self.autoencoder is None:
+            raise ConfigError("this prior came without its autoencoder: give codes, or decode them with another's")
+        return self.autoencoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.pos_emb.device
+
+    def _order(self, codes: Tensor) -> Tensor:
+        if codes.shape[1] != len(self.order):
+            raise ShapeError(f"{codes.shape[1]} codes; this prior writes exactly {len(self.order)} in its own order")
+        return self.order
+
+    def _labels(self, given: Tensor | None, condition: LabelConfig) -> Tensor:
+        if given is None:
+            raise ConfigError(f"this prior is told a class, 0 to {condition.classes - 1}: give it one")
+        labels = given.long().reshape(len(given), -1)[:, :1].to(self.device)
+        if not 0 <= int(labels.min()) <= int(labels.max()) < condition.classes:
+            raise ShapeError(f"classes {labels.flatten().tolist()}; this prior knows 0 to {condition.classes - 1}")
+        return labels
