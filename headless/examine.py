@@ -7,7 +7,7 @@ from typing import Any
 from ..core import checkpoints
 from ..core.codebook import report
 
-KINDS = ("autoencoder", "diffusion", "refiner")
+KINDS = ("autoencoder", "diffusion", "refiner", "prior")
 
 
 def examine(name: str) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The nodes, by id and by title. Importing this imports no network, solver or file format."""
 
-from . import code_tools, codes, condition, critic, loaders, refine, sampling
+from . import code_tools, codes, condition, critic, loaders, prior, refine, sampling
 from .spec import Node
 
 NODES: tuple[type[Node], ...] = (
@@ -11,6 +11,7 @@ NODES: tuple[type[Node], ...] = (
     *sampling.NODES,
     *refine.NODES,
     *critic.NODES,
+    *prior.NODES,
 )
 
 NODE_CLASS_MAPPINGS = {node.ID: node for node in NODES}

@@ -68,7 +68,10 @@ class ClassCondition(Node):
     def INPUT_TYPES(cls) -> InputTypes:
         return {
             "required": {
-                "model": socket("MODEL", "A model that was trained on classes, from Load Latent Diffusion."),
+                "model": socket(
+                    "MODEL,CODE_PRIOR",
+                    "A model that was trained on classes, from Load Latent Diffusion or Load Code Prior.",
+                ),
                 "label": text(
                     "0",
                     "The class: its number, from 0, or its name where the model's file names its classes. Empty or "

@@ -16,6 +16,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "autoencoder": ("vae", "vq", "checkpoints", "diffusers"),
     "diffusion": ("checkpoints", "diffusion_models", "diffusers"),
     "refiner": ("upscale_models",),
+    "prior": ("vq", "checkpoints"),
     "config": ("checkpoints", "diffusion_models", "vae", "vq", "upscale_models", "configs"),
 }
 """Folders of ComfyUI's `models` that hold each kind; `vq` is ours."""
@@ -28,7 +29,7 @@ NOT_PICTURES = ("unet", "text_encoder", "bert", "safety_checker", "image_encoder
 
 
 def names(kind: str) -> list[str]:
-    """What a loader offers: "autoencoder", "diffusion", "refiner" or "config" (a publisher's config)."""
+    """What a loader offers: "autoencoder", "diffusion", "refiner", "prior" or "config" (a publisher's)."""
     return [*_shipped(kind), *(f"{folder}/{path}" for folder in FOLDERS[kind] for path in _listed(folder, kind))]
 
 

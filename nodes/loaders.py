@@ -200,7 +200,46 @@ class LoadRefiner(Loader):
         return refiner, host.wrap_upscaler(refiner)
 
 
-NODES = (LoadAutoencoder, LoadDiffusion, LoadRefiner)
+class LoadPrior(Node):
+    """Open a prior."""
 
-LOADERS = {"autoencoder": LoadAutoencoder.TITLE, "diffusion": LoadDiffusion.TITLE, "refiner": LoadRefiner.TITLE}
+    ID, TITLE, CATEGORY = "VitrailLoadPrior", "Load Code Prior", "Vitrail/loaders"
+    DESCRIPTION = "Opens a transformer that writes the codes of pictures, with the autoencoder that they are codes of."
+    SEARCH_ALIASES = ["taming transformers", "net2net", "gpt", "autoregressive", "load transformer", "vitrail"]
+    RETURN_TYPES, RETURN_NAMES = ("CODE_PRIOR", "VQ_MODEL"), ("prior", "vq_model")
+    OUTPUT_TOOLTIPS = (
+        "The transformer, for Sample Codes.",
+        "The autoencoder whose codes it writes, for VQ Encode and VQ Decode. Empty where the file has none.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        names = host.names("prior")
+        return {
+            "required": {
+                "name": choice(names, "The file, in models/vq or models/checkpoints."),
+                "dtype": _dtype(),
+                "config": _config(),
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, name: str, **_: Any) -> str:
+        return host.changed(name, "prior")
+
+    def execute(self, name: str, dtype: str, config: str) -> tuple[Any, ...]:
+        prior = _load(name, "prior", dtype, config)
+        if prior.autoencoder is None:
+            log.warning("%s has no part for the output vq_model: it is empty", name)
+        return prior, _with_codebook(prior.autoencoder, name)
+
+
+NODES = (LoadAutoencoder, LoadDiffusion, LoadRefiner, LoadPrior)
+
+LOADERS = {
+    "autoencoder": LoadAutoencoder.TITLE,
+    "diffusion": LoadDiffusion.TITLE,
+    "refiner": LoadRefiner.TITLE,
+    "prior": LoadPrior.TITLE,
+}
 """By the kind of model that they open."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError, ShapeError
+from ..types import Condition
 from .conditions import (
     ConditionConfig,
     CoordinateConfig,
@@ -29,12 +30,14 @@ class PriorConfig:
     transformer: its sizes. autoencoder: that in the same file; None where there is none.
     condition: what it is told before the codes.
     permuted: number of codes whose order the file stores; 0 for row by row.
+    class_names: of the classes in order, as far as they are known.
     """
 
     transformer: GPTConfig
     autoencoder: AutoencoderConfig | None = None
     condition: ConditionConfig = field(default_factory=StartConfig)
     permuted: int = 0
+    class_names: tuple[str, ...] = ()
 
 
 class Prior(nn.Module):
@@ -43,10 +46,12 @@ class Prior(nn.Module):
     p(codes | condition) = prod_i p(code_i | condition, code_1 .. code_(i-1))
 
     autoencoder: kept beside the model, as in LatentDiffusion. told: the autoencoder of a condition that is a picture.
+    conditioner: always None: classes and pictures need no encoder of text.
     Source: Esser et al. 2021, eq. 9.
     """
 
     autoencoder: Autoencoder | None
+    conditioner = None
     order: Tensor
 
     def __init__(self, config: PriorConfig, autoencoder: Autoencoder | None = None) -> None:
@@ -72,6 +77,17 @@ class Prior(nn.Module):
         """The modules in this model's file, by the beginning of their keys there."""
         inside = self.config.autoencoder is not None and self.autoencoder is not None
         return {"": self} | ({"autoencoder.": self.autoencoder} if inside else {})  # pyright: ignore[reportReturnType]
+
+    @property
+    def classes(self) -> int | None:
+        """How many numbered classes the prior knows; None where it is told none."""
+        return self.config.condition.classes if isinstance(self.config.condition, LabelConfig) else None
+
+    def of_class(self, labels: Tensor) -> Condition:
+        """The condition of numbered classes, int64 [B]. Raises: ConfigError where the prior is told none."""
+        if self.classes is None:
+            raise ConfigError("this prior is told no class")
+        return Condition(vector=labels)
 
     def forward(self, codes: Tensor, condition: Tensor) -> Tensor:
         """The scores of every code from the condition and the codes before it.
@@ -101,7 +117,7 @@ class Prior(nn.Module):
         """The tokens of a condition.
 
         given: int64 [B] or [B, 1] labels; [B, 1, H, W] in 0..1 coordinates, None for a whole picture's; [B, C, H, W]
-        the picture of another autoencoder; None where nothing has to be told.
+        the picture of another autoencoder, or its latent; None where nothing has to be told.
         size: (h, w) of the codes to be written.
         Returns int64 [B, M].
         Raises: ConfigError where something has to be told and is not, ShapeError for something else than expected.
@@ -117,7 +133,9 @@ class Prior(nn.Module):
         if given is None:
             raise ConfigError("this prior paints over another picture (segments or depth): give it that picture")
         encoder = self.told or self.own_autoencoder()
-        return encoder.quantize(encoder.encode(given.to(self.device))).indices.flatten(1)
+        given = given.to(next(encoder.parameters()))
+        latent = given if given.shape[1] != encoder.config.in_channels else encoder.encode(given)
+        return encoder.quantize(latent).indices.flatten(1).to(self.device)
 
     def window(self, condition: int) -> int:
         """The largest side of a square of codes that the transformer sees at once, behind so many condition tokens.

@@ -170,5 +170,5 @@ def _given(
 def _check_settings(temperature: float, top_k: int, top_p: float) -> None:
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}; expected 0 or more, 0 or more, and 0 < top_p <= 1"
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}; expected 0 or more, 0 or more, 0 to 1"
         )

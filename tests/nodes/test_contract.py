@@ -77,10 +77,12 @@ def test_every_node_is_recorded() -> None:
 
 
 def test_the_nodes_are_the_public_ones() -> None:
-    loaders, samplers = ("Autoencoder", "Diffusion", "Refiner"), ("EmptyLatent", "NoiseScheduler", "Sampler", "Solver")
+    loaders = ("Autoencoder", "Diffusion", "Refiner", "Prior")
+    samplers = ("EmptyLatent", "NoiseScheduler", "Sampler", "Solver")
     codes = ("VQEncode", "VQDecode", "CodebookInspect", "CodesToLatent", "LatentToCodes", "EditCodes", "SaveCodes")
     conditions = ("TextEncode", "ClassCondition", "ConcatCondition")
-    names = {*(f"Load{name}" for name in loaders), *codes, "LoadCodes", *conditions, *samplers, "GANRefine"}
+    others = ("LoadCodes", "GANRefine", "SampleCodes")
+    names = {*(f"Load{name}" for name in loaders), *codes, *conditions, *samplers, *others}
     assert {f"Vitrail{name}" for name in names} <= set(NODE_CLASS_MAPPINGS)
     assert all(name.startswith("Vitrail") for name in NODE_CLASS_MAPPINGS)
     assert set(NODE_DISPLAY_NAME_MAPPINGS) == set(NODE_CLASS_MAPPINGS)

@@ -22,6 +22,7 @@ from ...bottlenecks import ResidualConfig, VQConfig
 from ...config_io import from_dict, to_dict
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ...errors import CheckpointError, ConfigError, UnsafeFile
+from ...priors.prior import Prior, PriorConfig
 from ...refine.refiner import Refiner, RefinerParts
 from ..family import Family, Rule, Sidecar, has_all, metadata_is
 from ..header import Header
@@ -166,6 +167,14 @@ KINDS = (
         config=RefinerParts,
         build=_build_refiner,
         describe=lambda model: model.parts,
+    ),
+    Kind(
+        name="prior",
+        model="Prior",
+        config=PriorConfig,
+        build=Prior,
+        skip=("*quantize.*ema_*", "*quantize.*started"),
+        parts=lambda model: model.stored,
     ),
 )
 

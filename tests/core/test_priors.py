@@ -1,0 +1,303 @@
+"""Transformers over codes: the reference's numbers, sampling that repeats itself, conditions, windows."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_cases import case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from vitrail.core.autoencoders.config import AutoencoderConfig
+from vitrail.core.bottlenecks import VQConfig
+from vitrail.core.checkpoints import describe, load, save_model
+from vitrail.core.errors import ConfigError, ShapeError
+from vitrail.core.priors import Prior, PriorConfig, sample
+from vitrail.core.priors.conditions import (
+    CoordinateConfig,
+    LabelConfig,
+    PictureConfig,
+    StartConfig,
+    coordinate_tokens,
+    places,
+)
+from vitrail.core.priors.gpt import GPT, GPTConfig
+from vitrail.core.priors.sample import draw, probabilities, span
+
+writing = sys.modules[draw.__module__]
+TINY = GPTConfig(vocab=24, block=20, width=16, depth=2, heads=2)
+CODES = AutoencoderConfig(
+    ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), attn_type="none", z_channels=4, embed_dim=4,
+    bottleneck=VQConfig(codes=20, dim=4),
+)  # fmt: skip
+
+
+def prior(**changes: Any) -> Prior:
+    torch.manual_seed(0)
+    model = Prior(PriorConfig(transformer=TINY, autoencoder=CODES) if not changes else PriorConfig(**changes)).eval()
+    with torch.no_grad():
+        model.transformer.pos_emb.normal_()
+        model.transformer.head.weight.normal_()
+    return model
+
+
+def finished(*arguments: Any, **options: Any) -> Tensor:
+    *_, last = sample(*arguments, **options)
+    assert last.done == last.total
+    return last.codes
+
+
+@torch.no_grad()
+def test_gpt_has_the_references_numbers() -> None:
+    golden = case("gpt_small")
+    model = load(golden.path / "gpt.ckpt", config=golden.config).transformer
+    ids = golden.tensors["in.idx"]
+    scores = model(ids)
+    golden.check("out.logits", scores)
+    golden.check("out.logits_with_embeddings", model(ids, golden.tensors["in.embeddings"]))
+    caches = model.caches()
+    steps = [model(ids[:, i : i + 1], caches=caches) for i in range(ids.shape[1])]
+    golden.check("out.logits_incremental", torch.cat(steps, dim=1))
+    golden.check("out.loss", F.cross_entropy(scores.flatten(0, 1), golden.tensors["in.targets"].flatten()))
+    golden.check("out.topk_probs", probabilities(scores[:, -1], 0.8, max(2, golden.config["vocab_size"] // 10)))
+    longer = ids[:, :4]
+    while longer.shape[1] < golden.tensors["out.greedy"].shape[1]:
+        longer = torch.cat([longer, model(longer)[:, -1:].argmax(-1)], dim=1)
+    golden.check("out.greedy", longer)
+
+
+@torch.no_grad()
+def test_net2net_has_the_references_numbers() -> None:
+    golden = case("net2net_coord")
+    model, given_places = load(golden.path / "model.ckpt"), golden.tensors["in.c"]
+    codes = model.codes(golden.tensors["in.x"])
+    golden.check("out.z_indices", codes)
+    golden.check("out.targets", codes)
+    condition = model.tokens(given_places, 2, (8, 8))
+    golden.check("out.c_indices", condition)
+    scores = model(codes, condition)
+    golden.check("out.logits", scores)
+    golden.check("out.loss", F.cross_entropy(scores.flatten(0, 1), codes.flatten()))
+    golden.check("out.recon_image", model.picture(codes))
+    drawn = finished(model, (8, 8), [0, 1], condition=given_places, temperature=0)
+    golden.check("out.greedy_indices", drawn.flatten(1))
+    golden.check("out.greedy_image", model.picture(drawn.flatten(1)))
+    mask = torch.arange(64).view(1, 8, 8) >= 32
+    half = finished(model, (8, 8), [0, 1], condition=given_places, temperature=0, codes=codes.view(2, 8, 8), mask=mask)
+    golden.check("out.half_completed", half.flatten(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("unmasked", [0, 5])
+def test_the_cache_changes_nothing(unmasked: int) -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(TINY, unmasked=unmasked)).eval()
+    model.pos_emb.normal_()
+    ids = torch.randint(24, (2, 12))
+    caches = model.caches()
+    parts = [model(part, caches=caches) for part in ids.split([5, 1, 4, 2], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), atol=1e-5, rtol=1e-5)
+    other = ids.clone()
+    other[:, 4] = (other[:, 4] + 1) % 24
+    reaches_back = not torch.equal(model(other)[:, :4], model(ids)[:, :4])
+    assert reaches_back == (unmasked > 4)
+
+
+def test_each_picture_of_a_batch_equals_its_own_run() -> None:
+    model = prior()
+    together = finished(model, (3, 4), [5, 6, 7], top_k=9, temperature=1.3)
+    for i, seed in enumerate((5, 6, 7)):
+        assert torch.equal(finished(model, (3, 4), [seed], top_k=9, temperature=1.3)[0], together[i])
+    assert len({tuple(row.flatten().tolist()) for row in together}) == 3
+    assert int(together.max()) < 20, "only codes that the autoencoder has"
+
+
+@pytest.mark.parametrize("size", [(3, 4), (7, 9)], ids=["whole", "through a window"])
+def test_only_the_mask_is_written_anew(size: tuple[int, int]) -> None:
+    model = prior()
+    codes, mask = torch.randint(20, (2, *size)), torch.zeros(2, *size, dtype=torch.bool)
+    mask[0, 1:, 1:3], mask[1, -1] = True, True
+    drawn = finished(model, size, [1, 2], codes=codes, mask=mask)
+    assert torch.equal(drawn[~mask], codes[~mask]) and not torch.equal(drawn[mask], codes[mask])
+    for i in range(2):
+        alone = finished(model, size, [1 + i], codes=codes[i : i + 1], mask=mask[i : i + 1])
+        assert torch.equal(alone[0], drawn[i])
+
+
+def test_a_window_sees_what_the_whole_would() -> None:
+    """A picture as large as the window is written through it as it is with the cache."""
+    model = prior()
+    told, known, new = torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 16, dtype=torch.int64), torch.ones(2, 16)
+
+    def best(scores: Tensor, old: Tensor, new: Tensor) -> Tensor:
+        return scores.argmax(1)
+
+    *_, cached = writing._cached(model, told, known, new.bool(), best)
+    *_, through = writing._windowed(model, told, known, new.bool(), (4, 4), best)
+    assert model.window(1) == 4 and torch.equal(cached, through) and len(cached.unique()) > 1
+
+
+@given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 41))
+def test_a_window_holds_its_place_and_lies_inside(place: int, side: int, whole: int) -> None:
+    place %= whole
+    found = span(place, side, whole)
+    assert 0 <= found.start <= place < found.stop <= whole and found.stop - found.start == min(side, whole)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 30), st.floats(0.05, 1), st.floats(0.1, 5), st.integers(0, 99))
+def test_probabilities_keep_the_best(top_k: int, top_p: float, temperature: float, seed: int) -> None:
+    scores = torch.randn(3, 24, generator=Generator().manual_seed(seed))
+    kept = probabilities(scores, temperature, top_k, top_p)
+    torch.testing.assert_close(kept.sum(1), torch.ones(3))
+    count = (kept > 0).sum(1)
+    assert (count >= 1).all() and (not top_k or (count <= top_k).all())
+    for row, score in zip(kept, scores, strict=True):
+        assert score[row > 0].min() >= score[row == 0].max() if (row == 0).any() else True
+    nearly = probabilities(scores, temperature, top_k, 1.0).sort(1, descending=True).values
+    smaller = torch.stack([row[: max(n - 1, 0)].sum() for row, n in zip(nearly, count, strict=True)])
+    assert (smaller < top_p + 1e-4).all(), "one code less would not have had the probability"
+
+
+def test_draws_follow_the_probabilities() -> None:
+    scores = torch.tensor([[0.0, 1.0, 2.0]])
+    generator = Generator().manual_seed(0)
+    counts = torch.bincount(torch.cat([draw(scores, [generator]) for _ in range(3000)]), minlength=3) / 3000
+    torch.testing.assert_close(counts, scores.softmax(1)[0], atol=0.04, rtol=0)
+    assert draw(scores, [generator], temperature=0).item() == 2
+
+
+def test_coordinates_of_a_whole_picture_rise() -> None:
+    config = CoordinateConfig(codes=24, factor=2)
+    tokens = coordinate_tokens(places(4, 6, 2), config)
+    assert tokens.shape == (1, 4, 6) and tokens.flatten()[0] == 2 and tokens.flatten()[-1] == 22
+    assert (tokens[0, :, 1:] >= tokens[0, :, :-1]).all() and (tokens[0, 1:] > tokens[0, :-1]).all()
+    with pytest.raises(ShapeError, match="0..1"):
+        coordinate_tokens(torch.full((1, 1, 4, 4), 2.0), config)
+
+
+def test_conditions_become_tokens() -> None:
+    start = prior(transformer=TINY, condition=StartConfig(token=3))
+    assert start.tokens(None, 2, (2, 2)).tolist() == [[3], [3]]
+    label = prior(transformer=TINY, condition=LabelConfig(classes=7))
+    assert label.tokens(torch.tensor([4, 6]), 2, (2, 2)).tolist() == [[4], [6]]
+    assert label.classes == 7 and label.of_class(torch.tensor([1])).vector.tolist() == [1]
+    for wrong, error in ((None, ConfigError), (torch.tensor([7]), ShapeError)):
+        with pytest.raises(error, match="7|class"):
+            label.tokens(wrong, 1, (2, 2))
+    told = replace(CODES, in_channels=1, out_channels=1)
+    picture = prior(transformer=TINY, autoencoder=CODES, condition=PictureConfig(autoencoder=told))
+    depth = torch.rand(2, 1, 4, 6) * 2 - 1
+    tokens = picture.tokens(depth, 2, (2, 3))
+    assert tokens.shape == (2, 6) and torch.equal(tokens, picture.tokens(picture.told.encode(depth), 2, (2, 3)))
+    assert finished(picture, (2, 3), [0, 1], condition=depth).shape == (2, 2, 3)
+    assert finished(picture, (6, 7), [0], condition=torch.rand(1, 1, 12, 14)).shape == (1, 6, 7)
+    with pytest.raises(ConfigError, match="segments or depth"):
+        finished(picture, (2, 3), [0])
+
+
+def test_codes_are_written_in_the_order_of_the_file() -> None:
+    model = prior(transformer=TINY, autoencoder=CODES, permuted=6)
+    model.order = torch.tensor([5, 3, 1, 0, 2, 4])
+    codes = torch.tensor([[10, 11, 12, 13, 14, 15]])
+    assert model.written(codes).tolist() == [[15, 13, 11, 10, 12, 14]]
+    assert torch.equal(model.rows(model.written(codes)), codes)
+    kept = torch.tensor([[[7, 7, 7], [0, 0, 0]]])
+    drawn = finished(model, (2, 3), [0], codes=kept, mask=kept == 0)
+    assert drawn[0, 0].tolist() == [7, 7, 7]
+    with pytest.raises(ShapeError, match="exactly 6"):
+        finished(model, (2, 2), [0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_k": -1}, "top_k")]
+    + [({"mask": torch.ones(1, 2, 2)}, "no codes"), ({"codes": torch.zeros(1, 3, 2, dtype=torch.int64)}, "expected")],
+)
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, ShapeError), match=message):
+        finished(prior(), (2, 2), [0], **options)
+
+
+def test_sizes_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="heads"):
+        GPTConfig(width=10, heads=3)
+    with pytest.raises(ShapeError, match="at most 20"):
+        GPT(TINY)(torch.zeros(1, 21, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="0 to 23"):
+        GPT(TINY)(torch.full((1, 2), 24))
+
+
+CONDITIONS = {
+    "start": (StartConfig(token=2), {"cond_stage_config": "__is_unconditional__", "sos_token": 2}),
+    "label": (
+        LabelConfig(classes=9),
+        {"cond_stage_config": {"target": "taming.modules.util.Labelator", "params": {"n_classes": 9}}},
+    ),
+    "coordinates": (
+        CoordinateConfig(codes=20, factor=2),
+        {"cond_stage_config": {"target": "x.CoordStage", "params": {"n_embed": 20, "down_factor": 2}}},
+    ),
+    "first stage": (PictureConfig(), {"cond_stage_config": "__is_first_stage__"}),
+    "picture": (PictureConfig(autoencoder=replace(CODES, in_channels=5, out_channels=5)), {}),
+}
+
+
+def as_taming_saves_it(model: Prior, path: Path) -> None:
+    """A Net2NetTransformer's file, with masks and what training leaves."""
+    config, state = model.config, {}
+    for name, tensor in model.state_dict().items():
+        place = "cond_stage_model." + name[5:] if name.startswith("told.") else name
+        state["permuter.forward_shuffle_idx" if name == "order" else place] = tensor
+    for name, tensor in model.autoencoder.state_dict().items():
+        state[f"first_stage_model.{name}"] = tensor
+    if config.permuted:
+        state["permuter.backward_shuffle_idx"] = model.order.argsort()
+    block = config.transformer.block
+    for i in range(config.transformer.depth):
+        mask = torch.ones(block, block).tril()
+        mask[: config.transformer.unmasked, : config.transformer.unmasked] = 1
+        state[f"transformer.blocks.{i}.attn.mask"] = mask.view(1, 1, block, block)
+    state["first_stage_model.loss.discriminator.main.0.weight"] = torch.zeros(2, 3, 4, 4)
+    state["first_stage_model.colorize"] = torch.zeros(3, 5, 1, 1)
+    torch.save({"state_dict": state, "epoch": 1}, path)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(sorted(CONDITIONS)), st.sampled_from([1, 2, 4]), st.integers(1, 3), st.sampled_from([0, 4]),
+    st.sampled_from([0, 6]),
+)  # fmt: skip
+def test_priors_survive_tamings_layout_and_ours(
+    tmp_path_factory: pytest.TempPathFactory, told: str, heads: int, depth: int, unmasked: int, permuted: int
+) -> None:
+    condition, options = CONDITIONS[told]
+    sizes = GPTConfig(vocab=24, block=20, width=8 * heads, depth=depth, heads=heads, unmasked=unmasked)
+    model = prior(transformer=sizes, autoencoder=CODES, condition=condition, permuted=permuted)
+    folder = tmp_path_factory.mktemp("prior")
+    as_taming_saves_it(model, folder / "m.ckpt")
+    said = {"model": {"params": {"transformer_config": {"params": {"n_head": heads}}, **options}}}
+    loaded = load(folder / "m.ckpt", config=said)
+    assert loaded.config == model.config
+    save_model(model, folder / "own.safetensors")
+    assert describe(folder / "own.safetensors")["kind"] == "prior"
+    codes, tokens = torch.randint(20, (2, 6)), torch.randint(9, (2, 3))
+    for other in (loaded, load(folder / "own.safetensors")):
+        assert other.config == model.config and not other.training
+        assert torch.equal(other(codes, tokens), model(codes, tokens))
+        assert torch.equal(other.picture(codes, (2, 3)), model.picture(codes, (2, 3)))
+
+
+def test_a_gpt_alone_opens_without_an_autoencoder(tmp_path: Path) -> None:
+    golden = case("gpt_small")
+    assert describe(golden.path / "gpt.ckpt", config={"n_head": 4})["inferred"]["n_head"] == "the config"
+    assert "taming" in describe(golden.path / "gpt.ckpt")["inferred"]["n_head"]
+    model = load(golden.path / "gpt.ckpt", config={"n_head": 4})
+    assert finished(model, (4, 5), [0]).shape == (1, 4, 5)
+    with pytest.raises(ConfigError, match="without its autoencoder"):
+        model.picture(torch.zeros(1, 4, dtype=torch.int64))
