@@ -47,4 +47,5 @@ class HostUpscaler:
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         weight = next(self.model.parameters())
-        return self.model(x.to(weight)).to(x)
+        network = getattr(self.model, "picture", self.model)
+        return network(x.to(weight)).to(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -68,9 +69,10 @@ class GANRefine(Node):
         refiner = given(refiner, "refiner", "its loader gave none: look at Load GAN Refiner or Load Upscale Model")
         x, alpha = host.split_alpha(image)
         x = ((x + 1) / 2).float().cpu()
+        network = partial(refiner.picture, fidelity=fidelity) if hasattr(refiner, "picture") else refiner
         with host.loaded(_module(refiner), tuple(x.shape)) as device:
             steps = refine_steps(
-                refiner,
+                network,
                 x,
                 own=int(refiner.scale),
                 scale=scale,

@@ -78,6 +78,9 @@ def cut(header: Header, name: str, into: Sequence[str]) -> Iterator[tuple[str, R
     size = first // len(into)
     for i, part in enumerate(into):
         start = i * size
-        yield part, Recipe(
-            sources=(name,), shape=(size, *rest), make=lambda parts, start=start: parts[0][start : start + size]
+        yield (
+            part,
+            Recipe(
+                sources=(name,), shape=(size, *rest), make=lambda parts, start=start: parts[0][start : start + size]
+            ),
         )

@@ -2,6 +2,7 @@
 
 from ..family import Family
 from . import (
+    codeformer,
     compvis,
     critics,
     diffusers,
@@ -27,6 +28,7 @@ _MODULES = (
     diffusers,
     text_encoders,
     taming_prior,
+    codeformer,
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}
