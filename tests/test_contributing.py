@@ -15,6 +15,7 @@ from vitrail.core.checkpoints.families import FAMILIES
 from vitrail.core.checkpoints.family import family_of
 from vitrail.core.checkpoints.keymap import translate
 from vitrail.core.checkpoints.read import read_header, read_tensors
+from vitrail.core.checkpoints.sidecar import Sidecar
 from vitrail.core.samplers import SAMPLERS, Sampler
 from vitrail.core.types import Codes
 from vitrail.nodes import NODE_CLASS_MAPPINGS
@@ -57,7 +58,7 @@ def test_the_family_opens_its_files(tmp_path: Path) -> None:
     save_file({**foreign, "optimiser.step": torch.ones(1)}, tmp_path / "a.safetensors")
     header = read_header(tmp_path / "a.safetensors")
     assert family_of(header, {**FAMILIES, family.name: family}) is family
-    settings = family.infer(header, {})
+    settings = family.infer(header, Sidecar())
     assert (settings.ch, settings.ch_mult, settings.bottleneck.codes) == (32, (1, 2), 16)
     tensors = read_tensors(header)
     model = family.build(settings)

@@ -116,6 +116,14 @@ def test_compvis_inpainting_sees_what_it_saw_in_training() -> None:
     golden.check("out.context", found)
 
 
+def test_stable_diffusion_inpainting_sees_mask_and_scaled_latent() -> None:
+    golden = case("sd2_inpaint")
+    model = load(golden.path / "model.safetensors", config=golden.path / "config.yaml")
+    mask, scaled = golden.tensors["in.mask_latent"], golden.tensors["in.masked_latent"]
+    found = model.stacked(Picture(latent=model.autoencoder.unscale(scaled), mask=mask), golden.tensors["in.x"])
+    torch.testing.assert_close(found, torch.cat([mask, scaled], dim=1))
+
+
 def test_a_rescaler_makes_the_picture_small_by_its_own_layers() -> None:
     config = LatentDiffusionConfig(
         unet=unet(3), conditioner=RescalerConfig(in_channels=3, out_channels=3, stages=2, bias=True)
