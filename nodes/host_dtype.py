@@ -1,8 +1,6 @@
 """The precision that the host was started with (--bf16-unet, --fp16-vae, ...), for files opened with dtype `auto`."""
 
 import logging
-from itertools import chain
-from typing import Any
 
 import torch
 from torch import nn
@@ -47,9 +45,6 @@ def _honour(part: nn.Module, name: str, flag: str | None) -> None:
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """All weights to a dtype, but for those that are always float32 (codebooks)."""
-    from ..core.checkpoints.fill import fill_dtype, kept_float32
+    from ..core.checkpoints.fill import converted
 
-    kept = kept_float32(module)
-    weights: Any = chain(module.named_parameters(), module.named_buffers())
-    for name, weight in weights:
-        weight.data = weight.data.to(fill_dtype(name, weight, dtype, kept))
+    module.load_state_dict(converted(module, dtype), assign=True)

@@ -17,7 +17,7 @@ import torch
 from host_client import Rejected, Run
 from host_endurance import ENDURANCE_CHECKS
 from host_graph import choices
-from host_parts import STEPS, STOCK_CHANGES, Parts
+from host_parts import ONE_LEVEL_LESS, OTHER_NOISE, STEPS, STOCK_CHANGES, Parts, relative
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
 from host_workflows import WORKFLOW_CHECKS
@@ -147,12 +147,33 @@ def stock_custom_sampler_takes_ours(host: Host) -> str:
 
 
 def our_sampler_equals_ksampler(host: Host) -> str:
-    figures = {}
-    for name in shared(choices(host.info, "VitrailSampler", "sampler"), choices(host.info, "KSampler", "sampler_name")):
+    figures, stock = {}, choices(host.info, "KSampler", "sampler_name")
+    names = shared(choices(host.info, "VitrailSampler", "sampler"), stock)
+    for name in (name for name in names if name not in OTHER_NOISE):
         parts = Parts.of(host)
-        runs = {"stock": parts.stock(sampler_name=name), "ours": parts.ours(sampler=name)}
+        if name in ONE_LEVEL_LESS:
+            runs = {"stock": parts.custom(parts.sigmas(), parts.graph.add("KSamplerSelect", sampler_name=name)[0])}
+        else:
+            runs = {"stock": parts.stock(sampler_name=name)}
+        figures[name] = relative(*host.latents(parts.graph, **runs, ours=parts.ours(sampler=name)).values())
+    return (
+        f"largest difference: {table(figures)}; {', '.join(ONE_LEVEL_LESS)} on the same levels by SamplerCustomAdvanced"
+    )
+
+
+def solvers_of_other_noise_agree_without_it(host: Host) -> str:
+    figures = {}
+    for name, (kind, widgets) in {
+        "dpmpp_sde": ("SamplerDPMPP_SDE", {}),
+        "dpmpp_2m_sde": ("SamplerDPMPP_2M_SDE", {"solver_type": "midpoint"}),
+        "dpmpp_2m_sde_heun": ("SamplerDPMPP_2M_SDE", {"solver_type": "heun"}),
+        "dpmpp_3m_sde": ("SamplerDPMPP_3M_SDE", {}),
+    }.items():
+        parts = Parts.of(host)
+        sigmas, stock = parts.sigmas(scheduler="karras"), parts.graph.add(kind, eta=0.0, **widgets)[0]
+        runs = {"stock": parts.custom(sigmas, stock), "ours": parts.ours(sigmas, sampler=name, eta=0.0)}
         figures[name] = worst(*host.latents(parts.graph, **runs).values())
-    return f"largest difference: {table(figures)}"
+    return f"at eta 0: {table(figures)}"
 
 
 def image_to_image(host: Host) -> str:
@@ -297,6 +318,7 @@ CHECKS: dict[str, Check] = {
     "our schedules equal the host's": schedules_equal_the_hosts,
     "stock SamplerCustomAdvanced runs our SIGMAS and SAMPLER": stock_custom_sampler_takes_ours,
     "our sampler equals stock KSampler on our model": our_sampler_equals_ksampler,
+    "solvers with noise of other numbers agree with the host's without it": solvers_of_other_noise_agree_without_it,
     "image to image by denoise": image_to_image,
     "inpainting by mask": inpainting,
     "image i of a batch equals its own run": each_of_a_batch_equals_its_own_run,

@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from host_graph import Graph, Link
-from host_rig import Host
+from host_rig import Host, worst
+from torch import Tensor
 
 STEPS = 8
+OTHER_NOISE = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+"""Solvers that draw noise of the host's law, but other numbers: the host's come from a tree over the whole batch."""
+
+ONE_LEVEL_LESS = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
+"""Solvers for which KSampler makes one noise level more and leaves out the last but one."""
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """The largest difference, as a share of the largest value where that is above 1."""
+    return worst(a, b) / max(1.0, float(a.abs().max()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,15 +50,15 @@ class Parts:
             model or self.model, 7, STEPS, 3.0, sampler, "karras", positive or self.positive, self.negative, self.latent
         )[0]["samples"]
 
-    def ours(self, model: Any = None, sampler: str = "euler", **changes: Any) -> Any:
-        """The latent of host.sample with the same settings."""
+    def ours(self, model: Any = None, sampler: str = "euler", solver: Any = None, **changes: Any) -> Any:
+        """The latent of host.sample with the same settings; solver: a SAMPLER in the place of one of ours."""
         from vitrail.core.diffusion.schedules import make_sigmas
 
         model = model or self.model
         sigmas = make_sigmas("karras", self.host.table(model), STEPS)
         settings = {
             "latent": self.latent, "positive": self.positive, "negative": self.negative, "cfg": 3.0, "seed": 7,
-            "sampler": self.host.solver(sampler), **changes,
+            "sampler": solver or self.host.solver(sampler), **changes,
         }  # fmt: skip
         return self.host.sample(model, sigmas, **settings)[0]["samples"]
 

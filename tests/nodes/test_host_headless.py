@@ -25,7 +25,7 @@ from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.samplers.run import sample as core_sample
 from vitrail.core.text.encoder import TextConfig
 from vitrail.core.types import Condition
-from vitrail.nodes import host
+from vitrail.nodes import host, host_dtype
 from vitrail.nodes.host_images import colours
 from vitrail.nodes.host_model import layout
 from vitrail.nodes.host_vae import FirstStage, HostVAE
@@ -419,3 +419,17 @@ def test_the_hosts_tiles_of_our_vae_are_exact_strips(bottleneck: str, monkeypatc
         torch.testing.assert_close(vae.encode_tiled_(image, tile_x=32, tile_y=32, overlap=8), z, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(vae.decode_tiled_(z, tile_y=32), expected, atol=1e-5, rtol=0)
     assert seen == [32, 16, 16, 64, 32, 16, 16]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cast_model_keeps_its_codebook_in_float32(dtype: torch.dtype) -> None:
+    model = tiny_autoencoder()
+    kept = model.codebook
+    host_dtype.cast(model, dtype)
+    assert model.decoder.conv_in.weight.dtype == dtype and model.codebook.dtype == torch.float32
+    torch.testing.assert_close(model.codebook, kept)
+
+
+def test_headless_there_are_no_flags() -> None:
+    model = tiny_autoencoder()
+    assert host.honour_flags(model) is model and model.decoder.conv_in.weight.dtype == torch.float32
