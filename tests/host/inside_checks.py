@@ -13,14 +13,13 @@ TABLES = {"eps": "scaled_linear", "v": "cosine", "x0": "linear", "edm": "log", "
 def every_solver_equals_stock(parts: Parts) -> float:
     """On the same noise levels; KSampler itself leaves one out for some."""
     from comfy.samplers import SAMPLER_NAMES, sampler_object
-    from host_parts import OTHER_NOISE, relative
+    from host_parts import LOOSE, OTHER_NOISE, relative
 
     from vitrail.core.samplers import SAMPLERS
 
     names = [name for name in SAMPLERS if name in SAMPLER_NAMES and name not in OTHER_NOISE]
     found = {name: relative(parts.ours(solver=sampler_object(name)), parts.ours(sampler=name)) for name in names}
-    loose = {name: 10 * SAME for name in found if name.startswith("uni_pc")}  # it solves for its coefficients
-    assert len(found) > 20 and all(value <= loose.get(name, SAME) for name, value in found.items()), found
+    assert len(found) > 20 and all(value <= LOOSE.get(name, SAME) for name, value in found.items()), found
     return max(found.values())
 
 
