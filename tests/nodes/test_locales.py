@@ -16,7 +16,7 @@ LANGUAGES = sorted(folder.name for folder in (ROOT / "locales").iterdir())
 SCRIPT = {"zh": re.compile(r"[\u4e00-\u9fff]")}
 """What a text of a language must hold."""
 
-SECTIONS = {"en": ("typical graph", "common mistakes"), "zh": ("典型连接", "常见错误")}
+SECTIONS = {"en": ("typical graph", "common mistake"), "zh": ("典型连接", "常见错误")}
 """What every page of help tells beside the inputs."""
 
 FILES = {language: ROOT / "locales" / language / "nodeDefs.json" for language in LANGUAGES}
