@@ -86,8 +86,10 @@ class NoiseScheduler(Node):
             "required": {
                 "scheduler": choice(
                     list(SCHEDULES),
-                    "How the levels are spaced. karras: most of them low, good with few steps. exponential: evenly in "
-                    "log sigma. normal, simple, sgm_uniform, ddim_uniform: evenly in the model's own time.",
+                    "How the levels are spaced. karras: most of them low, good with few steps. exponential, "
+                    "polyexponential: evenly in log sigma. normal, simple, sgm_uniform, ddim_uniform, ddim_trailing: "
+                    "evenly in the model's own time. beta: more at both ends. ays: tuned for Stable Diffusion 1. "
+                    "laplace, kl_optimal, vp, ddim_quad, linear_quadratic: others from papers.",
                     default=SCHEDULER,
                 ),
                 "steps": integer(20, 1, 10000, "How many steps. More are slower and, up to a point, better."),
@@ -102,7 +104,13 @@ class NoiseScheduler(Node):
                 "sigma_min": number(
                     0.0, 0.0, 10000.0, "The lowest level above 0; 0 takes the model's (without one 0.0292).", digits=5
                 ),
-                "rho": number(7.0, 0.1, 100.0, "How strongly karras bends: 1 is even, higher spends more steps low."),
+                "rho": number(
+                    7.0,
+                    0.1,
+                    100.0,
+                    "How strongly karras and polyexponential bend: 1 is even, higher spends more steps low. 7 is right "
+                    "for karras, and means 1 to polyexponential.",
+                ),
                 "custom": text(
                     "",
                     "Levels by hand, from high to low, between commas, blanks or lines; then all above is passed "

@@ -22,6 +22,7 @@ TABLES: dict[str, tuple[Callable[..., Table], dict[str, str]]] = {  # what makes
     "linear": (NoiseTable.linear, {"start": "start", "end": "end"}),
     "scaled_linear": (NoiseTable.scaled_linear, {"start": "start", "end": "end"}),
     "sqrt": (NoiseTable.sqrt, {"start": "start", "end": "end"}),
+    "sigmoid": (NoiseTable.sigmoid, {"start": "start", "end": "end"}),
     "cosine": (NoiseTable.cosine, {"end": "end", "s": "s"}),
     "log": (LogTable, {"start": "low", "end": "high"}),
     "flow": (FlowTable, {"shift": "shift"}),
@@ -35,26 +36,31 @@ class TableConfig:
     kind: a key of TABLES; timesteps: number of levels, >= 2.
     start, end: first and last beta (linear, scaled_linear, sqrt); end of the cosine (cosine); least and greatest
     sigma (log). s: offset (cosine). shift: towards noise (flow). None leaves the table's own default.
+    zero_snr: see NoiseTable.zero_terminal; not for log and flow.
     Raises: ConfigError on a setting that the kind does not have; `build` on values out of range.
     """
 
-    kind: Literal["linear", "scaled_linear", "sqrt", "cosine", "log", "flow"] = "scaled_linear"
+    kind: Literal["linear", "scaled_linear", "sqrt", "sigmoid", "cosine", "log", "flow"] = "scaled_linear"
     timesteps: int = 1000
     start: float | None = None
     end: float | None = None
     s: float | None = None
     shift: float | None = None
+    zero_snr: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in TABLES:
             raise ConfigError(f"no table of noise levels is named {self.kind!r}; there are {', '.join(TABLES)}")
+        if self.zero_snr and self.kind in ("log", "flow"):
+            raise ConfigError(f"a {self.kind} table of noise levels has no zero_snr")
         if strange := set(self._given) - set(TABLES[self.kind][1]):
             raise ConfigError(f"a {self.kind} table of noise levels has no {', '.join(sorted(strange))}")
 
     def build(self) -> Table:
         """The table. Raises: ConfigError when values are out of range."""
         make, names = TABLES[self.kind]
-        return make(timesteps=self.timesteps, **{names[name]: value for name, value in self._given.items()})
+        table = make(timesteps=self.timesteps, **{names[name]: value for name, value in self._given.items()})
+        return table.zero_terminal() if self.zero_snr and isinstance(table, NoiseTable) else table
 
     @property
     def _given(self) -> dict[str, float]:

@@ -101,6 +101,24 @@ class NoiseTable:
         alpha_bar = torch.cos((u * end + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0, max_beta))
 
+    @classmethod
+    def sigmoid(cls, timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> "NoiseTable":
+        """beta = start + (end - start) / (1 + e^-u), u evenly from -6 to 6. Source: Xu et al. 2022 (GeoDiff)."""
+        u = torch.linspace(-6, 6, timesteps, dtype=torch.float64)
+        return cls(start + (end - start) * torch.sigmoid(u))
+
+    def zero_terminal(self) -> "NoiseTable":
+        """The same levels bent so that the last one holds as good as no signal.
+
+        sqrt(alpha_bar'_t) = (sqrt(alpha_bar_t) - sqrt(alpha_bar_T)) c, with c such that the first one stays;
+        alpha_bar'_T, which this makes 0, is 4.9e-8 as in ComfyUI: sigma_max is then 4519 and not infinite.
+        Source: Lin et al. 2024 (Common Diffusion Noise Schedules), Alg. 1.
+        """
+        root = self.alphas_cumprod.sqrt()
+        bent = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+        bent[-1] = 4.8973451890853435e-08
+        return NoiseTable(1 - bent / torch.cat([bent.new_ones(1), bent[:-1]]))
+
     @property
     def flow(self) -> bool:
         return False
@@ -191,14 +209,16 @@ class FlowTable:
 
 @dataclass(frozen=True, kw_only=True)
 class LogTable:
-    """Continuous levels evenly spaced in log sigma; the network is told c_noise = ln(sigma) / 4.
+    """Continuous levels evenly spaced in log sigma; the network is told c_noise = ln(sigma) / 4, or an angle.
 
-    Source: Karras et al. 2022, table 1 (EDM).
+    angle: it is told 2/pi arctan(sigma) instead, 0 .. 1.
+    Source: Karras et al. 2022, table 1 (EDM); with angle, Salimans & Ho 2022, appendix D, as k-diffusion's VDenoiser.
     """
 
     timesteps: int = 1000
     low: float = 0.002
     high: float = 80.0
+    angle: bool = False
 
     def __post_init__(self) -> None:
         if self.timesteps < 2 or not 0 < self.low < self.high < math.inf:
@@ -221,10 +241,11 @@ class LogTable:
         return float(self.sigmas[-1])
 
     def timestep(self, sigma: Tensor, quantize: bool = True) -> Tensor:
-        return 0.25 * sigma.detach().float().log()
+        sigma = sigma.detach().float()
+        return sigma.atan() * (2 / math.pi) if self.angle else 0.25 * sigma.log()
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        return (timestep.float() / 0.25).exp()
+        return (timestep.float() * (math.pi / 2)).tan() if self.angle else (timestep.float() / 0.25).exp()
 
     def at(self, share: float) -> float:
         return self.high ** (1 - share) * self.low**share if 0 < share < 1 else _end(share, math.inf)

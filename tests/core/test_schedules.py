@@ -3,16 +3,20 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from golden_cases import case
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitrail.core.diffusion.latent_diffusion import TableConfig
 from vitrail.core.diffusion.prediction import Denoiser
-from vitrail.core.diffusion.schedules import SCHEDULES, Span, make_sigmas
+from vitrail.core.diffusion.schedules import SCHEDULES, make_sigmas
+from vitrail.core.diffusion.spacing_time import beta_quantile, quad_times, trailing_times, uniform_times
 from vitrail.core.diffusion.tables import FlowTable, LogTable, NoiseTable, Table
 from vitrail.core.errors import ConfigError
+from vitrail.core.samplers.ancestral import ancestral_split
 
 SD = NoiseTable.scaled_linear()
 TABLES: dict[str, Table] = {
@@ -50,12 +54,122 @@ def test_levels_and_times_are_k_diffusion_s() -> None:
     golden.check("out.sigma_to_t_q", SD.timestep(golden.tensors["in.sigma_many"], quantize=True))
 
 
-@pytest.mark.parametrize("name", ["karras", "exponential"])
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("quantize", [False, True])
+def test_denoisers_are_k_diffusion_s(prediction: str, quantize: bool) -> None:
+    golden = case("kdiff_wrappers")
+    denoiser = Denoiser(golden_network, SD, prediction, quantize=quantize)
+    sigma = golden.tensors["in.sigma"]
+    got = denoiser(golden.tensors["in.x"] * sigma.reshape(-1, 1, 1, 1), sigma)
+    golden.check(f"out.{prediction}_denoised{'_q' if quantize else ''}", got)
+
+
+def test_a_network_told_an_angle_is_k_diffusion_s() -> None:
+    golden = case("kdiff_wrappers")
+    denoiser = Denoiser(golden_network, LogTable(angle=True), "v")
+    golden.check("out.vdenoiser", denoiser(golden.tensors["in.x"], golden.tensors["in.sigma"]))
+    levels = torch.tensor([0.01, 1.0, 50.0])
+    assert torch.allclose(denoiser.table.sigma(denoiser.table.timestep(levels)), levels, rtol=1e-4)
+
+
+def golden_network(x: torch.Tensor, t: torch.Tensor, cond: object) -> torch.Tensor:
+    return torch.tanh(x * (0.5 + t.reshape(-1, 1, 1, 1) / 1000))
+
+
+@pytest.mark.parametrize("name", ["karras", "exponential", "polyexponential", "vp"])
 def test_schedules_without_a_table_are_k_diffusion_s(name: str) -> None:
     golden = case("kdiff_toy")
     config = golden.config
-    span = Span(table=SD, sigma_min=config["sigma_min"], sigma_max=config["sigma_max"], rho=config["rho"])
-    golden.check(f"out.sigmas_{name}", SCHEDULES[name](config["steps"], span))
+    ends = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
+    if name == "vp":  # of sigma(t) = sqrt(e^(19.9 t^2 / 2 + 0.1 t) - 1) from t = 1 to 0.001
+        ends = {f"sigma_{end}": math.expm1(19.9 * t**2 / 2 + 0.1 * t) ** 0.5 for end, t in (("min", 1e-3), ("max", 1))}
+    rho = config["polyexponential_rho"] if name == "polyexponential" else config["rho"]
+    golden.check(f"out.sigmas_{name}", make_sigmas(name, SD, config["steps"], rho=rho, **ends))
+
+
+@pytest.mark.parametrize("steps", [4, 7, 20, 50])
+@pytest.mark.parametrize("spacing", ["uniform", "quad"])
+def test_times_levels_and_noise_of_ddim_are_the_reference_s(spacing: str, steps: int) -> None:
+    golden, table = case("schedules_1000"), REFERENCE["linear_ldm"]
+    times = {"uniform": uniform_times, "quad": quad_times}[spacing](steps, 1000)
+    name = f"out.ddim_{spacing}_{steps}"
+    golden.check(name, times)
+    alpha = table.alphas_cumprod[times]
+    before = table.alphas_cumprod[torch.cat([torch.zeros(1, dtype=torch.long), times[:-1]])]
+    golden.check(f"{name}_alpha", alpha)
+    golden.check(f"{name}_alpha_prev", before)
+    sigma, below = ((1 - alpha) / alpha).sqrt(), ((1 - before) / before).sqrt()
+    for eta in (0, 1):
+        up = ancestral_split(sigma, below, eta)[1] / (1 + below**2).sqrt()
+        golden.check(f"{name}_sigma_eta{eta}", up.nan_to_num())
+    sigmas = make_sigmas(f"ddim_{spacing}", table, steps)
+    assert torch.equal(sigmas, torch.cat([table.sigmas[times].flip(0), torch.zeros(1)]))
+
+
+def test_times_of_trailing_are_diffusers() -> None:
+    golden = case("diffusers_schedulers")
+    golden.check("out.timesteps_ddim_trailing", trailing_times(8, 1000).double())
+    assert torch.equal(make_sigmas("ddim_trailing", SD, 8)[:-1], SD.sigmas[trailing_times(8, 1000)])
+
+
+def test_tables_are_diffusers() -> None:
+    golden = case("diffusers_schedulers")
+    golden.check("out.zero_snr_alphas_cumprod", SD.zero_terminal().alphas_cumprod.float())
+    ends = {"start": 1e-4, "end": 0.02}
+    tables = {"linear": NoiseTable.linear(**ends), "scaled_linear": NoiseTable.scaled_linear(**ends)}
+    tables |= {"squaredcos_cap_v2": NoiseTable.cosine(), "sigmoid": NoiseTable.sigmoid(**ends)}
+    for name, table in tables.items():
+        golden.check(f"out.alphas_cumprod_{name}", table.alphas_cumprod.float())
+    case("schedules_1000").check("out.betas_for_alpha_bar_cos", NoiseTable.cosine().betas)
+
+
+def test_noise_and_velocity_are_diffusers() -> None:
+    golden, level = case("diffusers_schedulers"), SD.sigmas[321]
+    x, noise = golden.tensors["in.x"], golden.tensors["in.noise"][0]
+    denoiser = Denoiser(golden_network, SD, "v")
+    golden.check("out.add_noise", denoiser.inputs(denoiser.noised(x, noise, level), level)[0])
+    golden.check("out.velocity", denoiser.target(x, noise, level))
+
+
+def test_zero_terminal_keeps_the_first_level_and_loses_the_signal_of_the_last() -> None:
+    table = SD.zero_terminal()
+    assert table.sigma_min == pytest.approx(SD.sigma_min, rel=1e-5)
+    assert table.sigma_max == pytest.approx(4518.7, rel=1e-4)
+    assert bool((table.sigmas.diff() > 0).all()) and bool((table.sigmas >= SD.sigmas * 0.9999).all())
+    assert TableConfig(zero_snr=True).build().sigma_max == table.sigma_max
+    with pytest.raises(ConfigError, match="zero_snr"):
+        TableConfig(kind="flow", zero_snr=True)
+
+
+def test_align_your_steps_are_the_published_levels() -> None:
+    published = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.0]
+    assert make_sigmas("ays", SD, 10).tolist() == pytest.approx(published, abs=0.004)
+    assert make_sigmas("ays", SD, 20)[::2].tolist() == pytest.approx(make_sigmas("ays", SD, 10).tolist(), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(share=st.floats(0.001, 0.999), a=st.floats(0.3, 3), b=st.floats(0.3, 3))
+def test_beta_quantiles_invert_the_integral(share: float, a: float, b: float) -> None:
+    x = beta_quantile(torch.tensor([share], dtype=torch.float64), a, b)
+    nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(64))
+
+    def area(end: float) -> float:
+        """The integral of t^(a-1) (1-t)^(b-1) below end, with t = u^(1/a) up to a half and mirrored above."""
+        if end > 0.5:
+            return area(0.5) + mirrored(0.5) - mirrored(1 - end)
+        u = end**a * (nodes + 1) / 2
+        return float((weights * (1 - u ** (1 / a)) ** (b - 1)).sum()) * end**a / 2 / a
+
+    def mirrored(end: float) -> float:
+        u = end**b * (nodes + 1) / 2
+        return float((weights * (1 - u ** (1 / b)) ** (a - 1)).sum()) * end**b / 2 / b
+
+    assert area(x.item()) / area(1.0) == pytest.approx(share, abs=2e-4)
+
+
+def test_seven_is_every_schedule_s_own_rho() -> None:
+    assert torch.allclose(make_sigmas("polyexponential", SD, 9), make_sigmas("exponential", SD, 9), rtol=1e-5)
+    assert not torch.allclose(make_sigmas("polyexponential", SD, 9, rho=2.0), make_sigmas("exponential", SD, 9))
 
 
 def test_cosine_follows_its_formula_up_to_its_end() -> None:
@@ -99,6 +213,7 @@ def test_flow_and_log_tables_tell_their_own_time() -> None:
     assert LogTable(low=0.01, high=10.0).sigma_max == pytest.approx(10)
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from(list(SCHEDULES)),
     table=st.sampled_from(list(TABLES)),
@@ -108,11 +223,12 @@ def test_flow_and_log_tables_tell_their_own_time() -> None:
 def test_every_schedule_falls_to_zero(name: str, table: str, steps: int, denoise: float) -> None:
     sigmas = make_sigmas(name, TABLES[table], steps, denoise)
     assert sigmas.dtype == torch.float32 and sigmas.ndim == 1
-    more_steps_than_levels = int(steps / denoise) > len(TABLES[table].sigmas)
-    assert bool((sigmas.diff() < 0).all()) or more_steps_than_levels and bool((sigmas.diff() <= 0).all())
+    repeats = int(steps / denoise) > len(TABLES[table].sigmas) or name in ("ddim_quad", "laplace", "linear_quadratic")
+    assert bool((sigmas.diff() < 0).all()) or repeats and bool((sigmas.diff() <= 0).all())
     assert sigmas[-1] == 0 and bool(torch.isfinite(sigmas).all())
     assert float(sigmas[0]) <= TABLES[table].sigma_max * (1 + 1e-5)
-    assert len(sigmas) == steps + 1 or name == "ddim_uniform" and len(sigmas) > steps + 1
+    many = name == "ddim_uniform" and len(sigmas) > steps + 1
+    assert len(sigmas) == steps + 1 or many or name == "beta" and 1 < len(sigmas) < steps + 1
 
 
 def test_denoise_keeps_the_end_of_a_longer_schedule() -> None:
@@ -123,7 +239,7 @@ def test_denoise_keeps_the_end_of_a_longer_schedule() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_limits_narrow_a_schedule(name: str) -> None:
     sigmas = make_sigmas(name, SD, 10, sigma_min=0.1, sigma_max=5.0)
-    assert 4 < float(sigmas[0]) <= 5.0001 and float(sigmas[-2]) >= 0.0999
+    assert (4 if name != "ddim_quad" else 2) < float(sigmas[0]) <= 5.0001 and float(sigmas[-2]) >= 0.0999
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
