@@ -20,6 +20,7 @@ from .host_data import FILES, data_changed, data_names, find_data, save_data
 from .host_dtype import honour_flags
 from .host_env import IN_HOST, absent, headless_device, set_headless_device
 from .host_files import changed, find, names
+from .host_guidance import with_guidance
 from .host_images import preview_image, preview_ui, split_alpha, to_image
 from .host_memory import loaded
 from .host_model import unwrap_model, wrap_model
@@ -62,6 +63,7 @@ __all__ = [
     "table",
     "to_condition",
     "to_image",
+    "with_guidance",
     "unwrap_clip",
     "unwrap_model",
     "unwrap_upscaler",

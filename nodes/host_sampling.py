@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..core.errors import ConfigError, ShapeError
 from ..core.types import Condition
 from .host_concat import concat_channels, shared_picture, with_keys
-from .host_condition import Conditioning, conditioning, to_condition
+from .host_condition import Conditioning, conditioning, placed, to_condition
 from .host_env import IN_HOST
 from .host_images import scaled_preview
 from .host_memory import loaded
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..core.diffusion.latent_diffusion import LatentDiffusion
     from ..core.diffusion.noise import Noise
+    from ..core.diffusion.regions import Region
 
 Latent = dict[str, Any]
 """{"samples": [B, C, h, w] unscaled, "noise_mask"?: mask, "batch_index"?: list of int}"""
@@ -128,9 +129,9 @@ def _sample_headless(
         scaled = autoencoder.scale(z) if autoencoder is not None and bool(z.any()) else z
         positive, negative = _core_conditions(model, conds, scaled)
         steps = run(
-            guided(model.denoise, positive, negative, cfg), scaled, sigmas, sampler=sampler.name, noise=drawn,
-            eta=sampler.eta, mask=latent.get("noise_mask"), add_noise=add_noise, sigma_max=model.table.sigma_max,
-            flow=model.table.flow, top=model.table.at(1e-4),
+            guided(model.denoise, positive, negative, cfg, model.guidance, model.table), scaled, sigmas,
+            sampler=sampler.name, noise=drawn, eta=sampler.eta, mask=latent.get("noise_mask"), add_noise=add_noise,
+            sigma_max=model.table.sigma_max, flow=model.table.flow, top=model.table.at(1e-4),
         )  # fmt: skip
         ends = (_without_steps(model, scaled, drawn.start * add_noise, sigmas),) * 2
         for step in progress(steps, len(sigmas) - 1, lambda step: _picture(autoencoder, step.denoised)):
@@ -160,7 +161,7 @@ def _drawn(z: Tensor, latent: Latent, seed: int, noise: Any) -> "Noise":
 
 def _core_conditions(
     model: "LatentDiffusion", conds: Sequence[Conditioning | None], like: Tensor
-) -> tuple[Condition, Condition | None]:
+) -> "tuple[list[Region], list[Region] | None]":
     """Positive and negative for a latent; a missing one, or a missing part, is the model's null.
 
     A null sees the positive's picture. The negative is None where the model has no null, which means no guidance.
@@ -169,16 +170,24 @@ def _core_conditions(
     null = model.null(1)
     keys = shared_picture(positive)
     rest = negative or (None if null is None else [[None, keys]])
-    found = _core_condition(model, positive or [[None, {}]], null, like)
-    return found, None if rest is None else _core_condition(model, rest, null, like)
+    found = _regions(model, positive or [[None, {}]], null, like)
+    return found, None if rest is None else _regions(model, rest, null, like)
 
 
-def _core_condition(model: "LatentDiffusion", cond: Conditioning, null: Condition | None, like: Tensor) -> Condition:
-    found, null = to_condition(cond), null or Condition()
+def _regions(model: "LatentDiffusion", cond: Conditioning, null: Condition | None, like: Tensor) -> "list[Region]":
+    from ..core.diffusion.regions import Region
+
+    made = [_core_condition(model, entry, null or Condition(), like) for entry in cond]
+    places = [placed(extra, like, model.table) for _, extra in cond]
+    return [Region(condition=condition, **place) for condition, place in zip(made, places, strict=True)]
+
+
+def _core_condition(model: "LatentDiffusion", entry: list[Any], null: Condition, like: Tensor) -> Condition:
+    found = to_condition(entry)
     whole = Condition(
         context=null.context if found.context is None else found.context,
         vector=null.vector if found.vector is None else found.vector,
-        concat=concat_channels(model, cond[0][1], like),
+        concat=concat_channels(model, entry[1], like),
     )
     return whole.map(lambda part: part.to(like.device))
 

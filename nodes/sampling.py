@@ -257,6 +257,46 @@ class Sampler(Node):
         )
 
 
+class Guidance(Node):
+    """A model whose guidance is tempered."""
+
+    ID, TITLE, CATEGORY = "VitrailGuidance", "Guidance", "Vitrail/sampling"
+    DESCRIPTION = (
+        "Tempers guidance: brings back colours and contrast that a high cfg drives too far, and leaves guidance out in "
+        "a part of the run. For any sampler after it."
+    )
+    SEARCH_ALIASES = ["rescale cfg", "guidance interval", "cfg", "limited interval", "classifier free guidance"]
+    RETURN_TYPES, RETURN_NAMES = ("MODEL",), ("guided",)
+    OUTPUT_TOOLTIPS = ("The same model, for samplers; the one that came in stays as it was.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        return {
+            "required": {
+                "model": socket("MODEL", "The model whose guidance is meant."),
+                "rescale": number(
+                    0.0,
+                    0.0,
+                    1.0,
+                    "How far the guided answer is brought back to the contrast of the positive one: 0 not, 1 all "
+                    "of it; 0.7 is usual with a high cfg.",
+                ),
+                "start": number(
+                    0.0, 0.0, 1.0, "From which share of the run guidance works: 0 from the first step; cfg is 1 before."
+                ),
+                "end": number(
+                    1.0, 0.0, 1.0, "Up to which share of the run guidance works: 1 to the last step. After, cfg is 1."
+                ),
+            }
+        }
+
+    def execute(self, model: Any, rescale: float, start: float, end: float) -> tuple[Any]:
+        from ..core.diffusion.guidance import Guidance
+
+        guidance = Guidance(rescale=rescale, start=start, end=end)
+        return (host.with_guidance(given(model, "model", NO_MODEL), guidance),)
+
+
 class Solver(Node):
     """A solver for other samplers."""
 
@@ -274,4 +314,4 @@ class Solver(Node):
         return (host.solver(sampler, eta),)
 
 
-NODES = (EmptyLatent, NoiseScheduler, Sampler, Solver)
+NODES = (EmptyLatent, NoiseScheduler, Sampler, Solver, Guidance)

@@ -1,6 +1,7 @@
 """A latent diffusion model: network, text encoder and noise levels as one function, (x, sigma, cond) -> denoised."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ..text.conditioners import ClassEmbedder, ConditionerConfig, SpatialRescale
 from ..text.encoder import StyleTextEncoder, TextConfig
 from ..types import Condition
 from .concat import CONCATS, Picture, concat, kind_of, shrunk
+from .guidance import Guidance
 from .prediction import PREDICTIONS, Denoiser
 from .schedules import FlowTable, LogTable, NoiseTable, Table
 from .unet import UNet, UNetConfig
@@ -111,10 +113,12 @@ class LatentDiffusion(nn.Module):
     network: UNet. conditioner: what makes conditions (see text/conditioners.py), or None. table: noise levels.
     autoencoder: kept beside the model, not in it: it has its own file, device and precision, and is in neither
     `parameters()` nor `state_dict()`. autoencoder_file: the name of that file, where the model came from one.
+    guidance: how samplers shall temper guidance, if at all.
     """
 
     autoencoder: Autoencoder | None
     autoencoder_file: str | None = None
+    guidance: Guidance | None = None
 
     def __init__(self, config: LatentDiffusionConfig, autoencoder: Autoencoder | None = None) -> None:
         super().__init__()
@@ -152,6 +156,12 @@ class LatentDiffusion(nn.Module):
     def denoiser(self) -> Denoiser:
         """The network as (x, sigma, cond) -> denoised, with what training needs beside."""
         return Denoiser(self._answer, self.table, self.config.prediction, self.config.sigma_data)
+
+    def with_guidance(self, guidance: Guidance) -> "LatentDiffusion":
+        """The same model, weights shared, for samplers that temper guidance."""
+        other = copy(self)
+        other.guidance = guidance
+        return other
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Condition | None = None) -> Tensor:
         """The clean latent that the network sees in a noisy one.

@@ -68,8 +68,8 @@ def test_conditions_are_repeated_and_cut_to_the_batch(batch: int, have: int) -> 
 
 def test_stacking_keeps_every_part() -> None:
     one = Condition(context=torch.zeros(1, 2, 3), vector=torch.zeros(1, 4), concat=torch.zeros(1, 1, 2, 2))
-    both = stack(one, one.map(lambda part: part + 1))
+    both = stack([one, one.map(lambda part: part + 1)])
     assert both is not None
     for part in (both.context, both.vector, both.concat):
         assert part is not None and part.flatten(1).mean(1).tolist() == [0, 1]
-    assert stack(one, None) is None
+    assert stack([None]) is None

@@ -69,7 +69,7 @@ def enlarging(diffusion: LatentDiffusion) -> LatentDiffusion:
 
 
 def classed(model: Any, label: str) -> Condition:
-    return host.to_condition(ClassCondition().execute(model=model, label=label)[0])
+    return host.to_condition(ClassCondition().execute(model=model, label=label)[0][0])
 
 
 def run(

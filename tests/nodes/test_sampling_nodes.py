@@ -209,7 +209,7 @@ def test_an_empty_model_says_where_to_look() -> None:
 
 
 def test_text_and_style_become_the_cores_condition(diffusion: LatentDiffusion) -> None:
-    found = host.to_condition(encoded(diffusion, "red apple", "Pixel"))
+    found = host.to_condition(encoded(diffusion, "red apple", "Pixel")[0])
     expected = diffusion.conditioner.encode(["red apple"], ["pixel"])
     torch.testing.assert_close(found.context, expected.context)
     torch.testing.assert_close(found.vector, expected.vector)
@@ -217,7 +217,7 @@ def test_text_and_style_become_the_cores_condition(diffusion: LatentDiffusion) -
 
 @pytest.mark.parametrize("style", ["", "none", "None", " "])
 def test_no_style_is_any_style(diffusion: LatentDiffusion, style: str) -> None:
-    found = host.to_condition(encoded(diffusion, "cat", style))
+    found = host.to_condition(encoded(diffusion, "cat", style)[0])
     torch.testing.assert_close(found.vector, diffusion.conditioner.encode(["cat"]).vector)
 
 

@@ -119,8 +119,8 @@ def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]
     steps = int(scheduler.at("num_train_timesteps", STEPS))
     if kind == "cosine":
         return TableConfig(kind=kind, timesteps=steps), PREDICTIONS[said]
-    ends = {"start": float(scheduler.at("beta_start", START)), "end": float(scheduler.at("beta_end", END))}
-    return TableConfig(kind=kind, timesteps=steps, **ends), PREDICTIONS[said]
+    start, end = float(scheduler.at("beta_start", START)), float(scheduler.at("beta_end", END))
+    return TableConfig(kind=kind, timesteps=steps, start=start, end=end), PREDICTIONS[said]
 
 
 def _present(header: Header) -> list[tuple[str, Part]]:
