@@ -23,6 +23,7 @@ COLUMNS = {
     "edit-codes": 3,
     "interpolation": 5,
     "style-grid": 4,
+    "compare-solvers": 5,
 }
 """Pictures side by side; a workflow that is not here gets about as many rows as columns."""
 

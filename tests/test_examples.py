@@ -23,6 +23,7 @@ WRITTEN = {
     "edit-codes": 7,
     "interpolation": 10,
     "style-grid": 24,
+    "compare-solvers": 10,
 }
 """Files that each one writes."""
 
