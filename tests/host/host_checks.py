@@ -148,18 +148,16 @@ def stock_custom_sampler_takes_ours(host: Host) -> str:
 
 
 def our_sampler_equals_ksampler(host: Host) -> str:
-    figures, stock = {}, choices(host.info, "KSampler", "sampler_name")
-    names = shared(choices(host.info, "VitrailSampler", "sampler"), stock)
+    figures = {}
+    names = shared(choices(host.info, "VitrailSampler", "sampler"), choices(host.info, "KSampler", "sampler_name"))
     for name in (name for name in names if name not in OTHER_NOISE):
         parts = Parts.of(host)
-        if name in ONE_LEVEL_LESS:
-            runs = {"stock": parts.custom(parts.sigmas(), parts.graph.add("KSamplerSelect", sampler_name=name)[0])}
+        if name in ONE_LEVEL_LESS:  # not by SamplerCustomAdvanced: the host's uni_pc writes into the node's levels
+            stock = parts.ours(solver=parts.graph.add("KSamplerSelect", sampler_name=name)[0])
         else:
-            runs = {"stock": parts.stock(sampler_name=name)}
-        figures[name] = relative(*host.latents(parts.graph, **runs, ours=parts.ours(sampler=name)).values())
-    return (
-        f"largest difference: {table(figures)}; {', '.join(ONE_LEVEL_LESS)} on the same levels by SamplerCustomAdvanced"
-    )
+            stock = parts.stock(sampler_name=name)
+        figures[name] = relative(*host.latents(parts.graph, stock=stock, ours=parts.ours(sampler=name)).values())
+    return f"largest difference: {table(figures)}; {', '.join(ONE_LEVEL_LESS)}: stock solver on the same levels"
 
 
 def solvers_of_other_noise_agree_without_it(host: Host) -> str:
