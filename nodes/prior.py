@@ -115,6 +115,10 @@ def _codes(prior: Prior, indices: Tensor, like: Codes | None, factor: int = 1, s
     )
 
 
+PLACES = frozenset(("area", "mask", "strength", "start_percent", "end_percent"))
+"""Keys of a conditioning that bind it to a part."""
+
+
 def _fitting(prior: Prior, codes: Codes) -> Codes:
     """Codes that this prior can go on from. Raises: ConfigError for those of another codebook."""
     size = None if prior.autoencoder is None else prior.autoencoder.codebook_size
@@ -130,7 +134,12 @@ def _told(prior: Prior, conditioning: Any) -> Tensor | None:
     """What a conditioning tells a prior: labels [B], or a picture [B, C, H, W]."""
     if conditioning is None:
         return None
-    cond = host.to_condition(conditioning)
+    if len(conditioning) != 1 or PLACES & conditioning[0][1].keys():
+        raise ConfigError(
+            "this conditioning holds several conditions, or one for a part of the picture or the run; a prior is told "
+            "one for all: take out Conditioning (Combine), (Set Area) and their like"
+        )
+    cond = host.to_condition(conditioning[0])
     told = cond.vector if cond.vector is not None else cond.concat
     if told is None:
         raise ConfigError(
