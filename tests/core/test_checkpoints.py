@@ -15,7 +15,7 @@ from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig, VQConfig
 from vitrail.core.checkpoints import describe, load, save_model, shipped_models, shipped_path
-from vitrail.core.checkpoints.families import FAMILIES
+from vitrail.core.checkpoints.families import _MODULES, FAMILIES
 from vitrail.core.checkpoints.families import vitrail as vitrail_family
 from vitrail.core.checkpoints.family import family_of
 from vitrail.core.checkpoints.keymap import translate
@@ -323,3 +323,7 @@ def test_notes_that_say_nothing_are_one_clear_error(tmp_path: Path, bytes_of: by
     write_tensors(tmp_path / "odd.safetensors", {vitrail_family.NOTES: torch.tensor(list(bytes_of)).byte()}, {})
     with pytest.raises(CheckpointError):
         load(tmp_path / "odd.safetensors")
+
+
+def test_no_two_families_share_a_name() -> None:
+    assert len(FAMILIES) == sum(len(module.FAMILIES) for module in _MODULES)

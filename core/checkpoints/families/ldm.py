@@ -206,7 +206,7 @@ STAGES = (
     Stage(name="ldm-class", detect=has_all(f"{COND}embedding.weight"), infer=_classes, heads={"num_heads": 1}),
     Stage(name="ldm-rescaler", detect=has_all(f"{COND}channel_mapper.weight"), infer=_rescaler),
     Stage(
-        name="ldm-bert",
+        name="ldm-text",
         detect=has_all(f"{COND}transformer.token_emb.weight"),
         infer=_bert,
         keys=_bert_keys,
