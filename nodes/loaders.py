@@ -12,7 +12,6 @@ from .spec import InputTypes, Node, choice
 
 if TYPE_CHECKING:
     from ..core.autoencoders.autoencoder import Autoencoder
-    from ..core.refine.refiner import Refiner
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +56,25 @@ def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any)
         raise ConfigError(f"{name} holds a model of the kind {found}: {advice}")
     model = load(path, config=sidecar, dtype=DTYPES[dtype], **settings)
     return host.honour_flags(model) if dtype == AUTO else model
+
+
+def _load_refiner(name: str, dtype: str) -> Any:
+    """A refiner of our families, or else one that spandrel knows.
+
+    Raises: as `_load`; what spandrel lacks is told beside it, where none of our families fits.
+    """
+    from ..core.errors import KeyMismatch, UnknownFamily
+
+    try:
+        return _load(name, "refiner", dtype)
+    except (KeyMismatch, UnknownFamily) as error:
+        ours = error
+    from .spandrel_refiner import open_other
+
+    try:
+        return open_other(host.find(name, "refiner"), DTYPES[dtype])
+    except UnknownFamily as error:
+        raise type(ours)(f"{ours}; {error}") from None
 
 
 def _absent(name: str, output: str) -> Any:
@@ -177,8 +195,11 @@ class LoadRefiner(Loader):
     KIND = "refiner"
 
     ID, TITLE, CATEGORY = "VitrailLoadRefiner", "Load GAN Refiner", "Vitrail/loaders"
-    DESCRIPTION = "Opens a GAN that makes pictures larger and sharper, with its critic where the file has one."
-    SEARCH_ALIASES = ["upscale model", "esrgan", "rrdb", "super resolution", "gan", "vitrail"]
+    DESCRIPTION = (
+        "Opens a GAN that makes pictures larger and sharper, with its critic where the file has one. Files of other "
+        "makers (SwinIR, GFPGAN, Real-ESRGAN Compact ...) open through spandrel, which ComfyUI has."
+    )
+    SEARCH_ALIASES = ["upscale model", "esrgan", "rrdb", "swinir", "gfpgan", "super resolution", "gan", "vitrail"]
     RETURN_TYPES, RETURN_NAMES = ("GAN_REFINER", "UPSCALE_MODEL"), ("refiner", "upscale_model")
     OUTPUT_TOOLTIPS = (
         "The refiner, for GAN Refine.",
@@ -196,7 +217,7 @@ class LoadRefiner(Loader):
         }
 
     def execute(self, name: str, dtype: str) -> tuple[Any, ...]:
-        refiner: Refiner = _load(name, self.KIND, dtype)
+        refiner = _load_refiner(name, dtype)
         return refiner, host.wrap_upscaler(refiner)
 
 

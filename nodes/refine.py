@@ -77,7 +77,7 @@ class GANRefine(Node):
                 own=int(refiner.scale),
                 scale=scale,
                 strength=strength,
-                tile=tile_size,
+                tile=0 if getattr(refiner, "whole", False) else tile_size,
                 overlap=TILE_OVERLAP,
                 device=device,
             )

@@ -23,14 +23,14 @@ def build(family: Family, settings: Any, header: Header) -> nn.Module:
     Raises: CheckpointError where torch refuses the sizes, or there are more layers than any model has.
     """
     try:
-        with torch.device("meta"), _Counted():
+        with torch.device("meta"), Counted():
             return family.build(settings)
     except (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{header.path.name}: the model of its config cannot be built: {reason}") from error
 
 
-class _Counted(TorchFunctionMode):
+class Counted(TorchFunctionMode):
     """Stops a build that goes on and on, as a config with a billion layers would make it."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ TRAINING_CLASSES = (
 )
 """What public checkpoints pickle beside weights; each becomes an inert placeholder, none is imported or called."""
 
-WRAPPERS = ("state_dict", "params_ema", "params", "model")
+WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net")
 """Keys under which training code keeps the weights, the first one found is taken."""
 
 

@@ -25,6 +25,7 @@ BETA, LEGACY = 0.25, True
 _AUTOENCODER = (
     has_all("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "post_quant_conv.weight")
     & has_none("model.diffusion_model.*", "encoder.conv_blocks.*", "encoder.down_blocks.*")
+    & has_none("decoder.*.attn*.norm2.weight")  # RestoreFormer, a refiner
     & ~metadata_is("format", "vitrail")
 )
 

@@ -9,7 +9,7 @@ Source: github.com/xinntao/BasicSR, basicsr/archs/rrdbnet_arch.py; github.com/xi
 
 from collections.abc import Callable
 
-from ...errors import CheckpointError
+from ...errors import UnknownFamily
 from ...refine.refiner import Refiner, RefinerParts
 from ...refine.rrdb import UNSHUFFLE, RefinerConfig
 from ..family import Family, has_all
@@ -34,9 +34,8 @@ def infer(header: Header, names: Names) -> RefinerParts:
     width, inputs = header.shape(f"{first}.weight")[:2]
     outputs = header.shape(f"{last}.weight")[0]
     if inputs % outputs or inputs // outputs not in SCALES:
-        raise CheckpointError(
-            f"{header.path.name} takes {inputs} channels and gives {outputs}; expected 1, 4 or 16 times as many: "
-            "stock Load Upscale Model opens more kinds"
+        raise UnknownFamily(
+            f"{header.path.name} takes {inputs} channels and gives {outputs}; expected 1, 4 or 16 times as many"
         )
     config = RefinerConfig(
         in_channels=outputs,
