@@ -106,6 +106,8 @@ class CodeFormer(nn.Module):
 
     scale = 1
     discriminator = None
+    whole = True
+    """It must see a face whole, never in tiles."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()

@@ -117,10 +117,12 @@ NAMES = (
 
 def test_pictures_of_any_size_and_the_fidelity_of_the_node() -> None:
     model = tiny()
-    image = torch.rand(2, 11, 17, 4)
+    image = torch.rand(2, 11, 37, 4)
     settings = {"scale": 0.0, "strength": 1.0, "tile_size": 0}
     (low,), (high,) = (GANRefine().execute(image, model, fidelity=f, **settings) for f in (0.0, 1.0))
     assert low.shape == image.shape and low.isfinite().all() and not torch.equal(low[..., :3], high[..., :3])
+    (tiled,) = GANRefine().execute(image, model, fidelity=1.0, **{**settings, "tile_size": 16})
+    assert torch.equal(tiled, high), "a face is seen whole"
     with pytest.raises(ConfigError, match="fidelity"):
         model.picture(torch.rand(1, 3, 8, 8), 1.5)
     with pytest.raises(ShapeError, match="8, 8"):
