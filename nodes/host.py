@@ -24,7 +24,7 @@ from .host_guidance import with_guidance
 from .host_images import preview_image, preview_ui, split_alpha, to_image
 from .host_memory import loaded
 from .host_model import unwrap_model, wrap_model
-from .host_progress import progress, set_headless_progress
+from .host_progress import counted, one_by_one, progress, set_headless_progress
 from .host_sampling import Latent, Solver, empty_latent, factor_of, sample, solver
 from .host_table import table
 from .host_upscale import unwrap_upscaler, wrap_upscaler
@@ -39,6 +39,7 @@ __all__ = [
     "absent",
     "changed",
     "conditioning",
+    "counted",
     "data_changed",
     "data_names",
     "empty_latent",
@@ -50,6 +51,7 @@ __all__ = [
     "headless_device",
     "loaded",
     "names",
+    "one_by_one",
     "picture_keys",
     "preview_image",
     "preview_ui",

@@ -2,14 +2,26 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
 
 from .host_env import IN_HOST
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
+class Counted(Protocol):
+    """A step that knows how many there will be."""
+
+    @property
+    def total(self) -> int: ...
+
+
 T = TypeVar("T")
+C = TypeVar("C", bound=Counted)
 Picture = Callable[[], "Image | None"]
 Report = Callable[[int, Picture], None]
 """`(steps done, what makes the preview)`."""
@@ -37,6 +49,35 @@ def progress(steps: Iterable[T], total: int, preview: "Callable[[T], Image | Non
         for done, step in enumerate(steps, 1):
             report(done, lambda step=step: preview(step) if preview else None)
             yield step
+
+
+def counted(steps: Iterator[C], times: int = 1) -> Iterator[C]:
+    """`progress` of steps of which the first says how many there will be; one alone is not reported.
+
+    times: how many such runs they are, one after the other.
+    """
+    first = next(steps)
+
+    def all_steps() -> Iterator[C]:
+        yield first
+        yield from steps
+
+    return progress(all_steps(), first.total * times) if first.total * times > 1 else all_steps()
+
+
+def one_by_one(
+    run: Callable[[Tensor], Generator[Counted, None, Tensor]], batch: Tensor, device: torch.device | str
+) -> Tensor:
+    """What `run` returns for each picture of a batch, in float32 on the device, with one report a step."""
+    made: list[Tensor] = []
+
+    def steps() -> Iterator[Counted]:
+        for one in batch.split(1):
+            made.append((yield from run(one)).to(device, torch.float32))
+
+    for _ in counted(steps(), len(batch)):
+        pass
+    return torch.cat(made)
 
 
 def reporter(total: int) -> Report:

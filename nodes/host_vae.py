@@ -9,9 +9,11 @@ from torch import Tensor
 
 from .host_env import IN_HOST
 from .host_memory import Borrowed, patcher_of, working_memory
+from .host_progress import one_by_one
 
 if TYPE_CHECKING:
     from ..core.autoencoders.autoencoder import Autoencoder
+    from ..core.autoencoders.strips import StripSteps
 
 
 SMALLEST = 16
@@ -28,16 +30,27 @@ class FirstStage(Borrowed):
 
     vitrail: "Autoencoder"
 
-    def encode(self, x: Tensor, strip: int = 0) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> [B, c, h, w]; strip: as in `Autoencoder.encode`."""
-        return self.vitrail.encode(x.to(self._dtype), strip=strip).to(x.dtype)
+    def encode(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> [B, c, h, w]."""
+        return self.vitrail.encode(x.to(self._dtype)).to(x.dtype)
 
-    def decode(self, latent: Tensor, strip: int = 0, **_: Any) -> Tensor:
+    def decode(self, latent: Tensor, **_: Any) -> Tensor:
         """[B, c, h, w] -> [B, 3, H, W], about -1..1. Raises: ShapeError for a latent of another autoencoder."""
+        return self.vitrail.decode(self._rounded(latent))
+
+    def encode_steps(self, x: Tensor, strip: int) -> "StripSteps":
+        """`encode` as `Autoencoder.encode_steps`."""
+        return self.vitrail.encode_steps(x.to(self._dtype), strip=strip)
+
+    def decode_steps(self, latent: Tensor, strip: int) -> "StripSteps":
+        """`decode` as `Autoencoder.decode_steps`."""
+        return self.vitrail.decode_steps(self._rounded(latent), strip=strip)
+
+    def _rounded(self, latent: Tensor) -> Tensor:
         ours = self.vitrail
         if ours.codebook_size is not None and latent.shape[1] == ours.config.embed_dim:
             latent = ours.quantize(latent.float()).latent
-        return ours.decode(latent.to(self._dtype), strip=strip)
+        return latent.to(self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -72,19 +85,19 @@ class HostVAE:
 
     def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
         """Where the host would take tiles, asked to or out of memory: strips of tile_y pixels, which leave no seams."""
-        return self._in_strips(lambda x, strip: self.first_stage_model.encode(_to_x(x), strip), pixel_samples, tile_y)
+        encode = self.first_stage_model.encode_steps
+        return self._in_strips(lambda x, strip: encode(_to_x(x), strip), pixel_samples, tile_y)
 
     def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
         """As `encode_tiled_`; tile_y: in cells of the latent."""
-        decode = self.first_stage_model.decode
+        decode = self.first_stage_model.decode_steps
         return _to_image(self._in_strips(decode, samples, tile_y * self.upscale_ratio))
 
-    def _in_strips(self, call: Callable[[Tensor, int], Tensor], batch: Tensor, strip: int) -> Tensor:
+    def _in_strips(self, steps: "Callable[[Tensor, int], StripSteps]", batch: Tensor, strip: int) -> Tensor:
         from ..core.memory import with_less_memory
 
         def run(rows: int) -> Tensor:
-            ones = [call(one.to(self.device, self.vae_dtype), rows).to(self.output_device) for one in batch.split(1)]
-            return torch.cat(ones).float()
+            return one_by_one(lambda one: steps(one.to(self.device, self.vae_dtype), rows), batch, self.output_device)
 
         return with_less_memory(run, strip, then=strip, smallest=SMALLEST)
 

@@ -12,6 +12,7 @@ from . import host
 
 if TYPE_CHECKING:
     from ..core.autoencoders.autoencoder import Autoencoder
+    from ..core.autoencoders.strips import StripSteps
     from ..core.refine.tiles import TileStep
 
 SMALLEST = 16
@@ -27,7 +28,11 @@ def encode(model: Autoencoder, x: Tensor, strip: int = 0) -> Tensor:
     """
     with host.loaded(model, _working_shape(tuple(x.shape), strip)) as device:
         dtype = dtype_of(model)
-        return _run(lambda part, rows: model.encode(part.to(device, dtype), strip=rows), x, strip, x.shape[2])
+        return _run(
+            lambda: model.encode(x.to(device, dtype)),
+            lambda one, rows: model.encode_steps(one.to(device, dtype), strip=rows),
+            x, strip, x.shape[2],
+        )  # fmt: skip
 
 
 def decode(model: Autoencoder, latent: Tensor, strip: int = 0) -> Tensor:
@@ -38,19 +43,21 @@ def decode(model: Autoencoder, latent: Tensor, strip: int = 0) -> Tensor:
     shape = (len(latent), 3, *(side * model.factor for side in latent.shape[2:]))
     with host.loaded(model, _working_shape(shape, strip)) as device:
         dtype = dtype_of(model)
-        return _run(lambda part, rows: model.decode(part.to(device, dtype), strip=rows), latent, strip, shape[2])
+        return _run(
+            lambda: model.decode(latent.to(device, dtype)),
+            lambda one, rows: model.decode_steps(one.to(device, dtype), strip=rows),
+            latent, strip, shape[2],
+        )  # fmt: skip
 
 
-def _run(part: Callable[[Tensor, int], Tensor], batch: Tensor, strip: int, height: int) -> Tensor:
-    """The batch at once, or in strips picture by picture with one progress update each."""
+def _run(
+    whole: Callable[[], Tensor], steps: Callable[[Tensor, int], StripSteps], batch: Tensor, strip: int, height: int
+) -> Tensor:
+    """The batch at once, or picture by picture in strips with one progress update each."""
     from ..core.memory import with_less_memory
 
     def run(rows: int) -> Tensor:
-        if not rows:
-            return part(batch, 0).float().cpu()
-        ones = batch.split(1)
-        steps = host.progress(ones, len(ones)) if len(ones) > 1 else ones
-        return torch.cat([part(one, rows).float().cpu() for one in steps])
+        return host.one_by_one(lambda one: steps(one, rows), batch, "cpu") if rows else whole().float().cpu()
 
     return with_less_memory(run, strip, then=height if len(batch) > 1 else height // 2, smallest=SMALLEST)
 
@@ -62,13 +69,7 @@ def _working_shape(shape: tuple[int, ...], strip: int) -> tuple[int, ...]:
 
 def finished(steps: Iterator[TileStep]) -> Tensor:
     """The last picture of a tiled run, with one progress update a tile."""
-    first = next(steps)
-
-    def all_steps() -> Iterator[TileStep]:
-        yield first
-        yield from steps
-
-    *_, last = host.progress(all_steps(), first.total) if first.total > 1 else (first,)
+    *_, last = host.counted(steps)
     return last.picture
 
 

@@ -10,7 +10,7 @@ from ..errors import ConfigError, ShapeError
 from ..types import Quantized
 from .config import AutoencoderConfig
 from .convnet import Decoder, Encoder
-from .strips import decode_strips, encode_strips
+from .strips import StripSteps, decode_strips, drained, encode_strips
 
 
 class Autoencoder(nn.Module):
@@ -52,9 +52,21 @@ class Autoencoder(nn.Module):
         Returns [B, embed_dim, H / factor, W / factor].
         Raises: ShapeError for other channels or sizes, ConfigError for a negative strip.
         """
+        if strip:
+            return drained(self.encode_steps(x, generator, strip=strip))
         self._check_picture(x)
-        h = self._before_bottleneck(x, strip)
-        return self.quantize.sample(h, generator) if isinstance(self.quantize, KLBottleneck) else h
+        return self._drawn(self._before_bottleneck(self.encoder(x)), generator)
+
+    @torch.no_grad()
+    def encode_steps(self, x: Tensor, generator: Generator | None = None, *, strip: int) -> StripSteps:
+        """`encode` in strips, a strip a step; the caller's loop is where progress and cancelling live.
+
+        Yields how far it is after each strip, and returns the latent (`latent = yield from model.encode_steps(...)`).
+        strip: at least 1; other arguments and errors as in `encode`.
+        """
+        self._check_picture(x)
+        h = yield from encode_strips(self.encoder, x, strip)
+        return self._drawn(self._before_bottleneck(h), generator)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent's posterior, each [B, embed_dim, h, w]; ConfigError unless KL."""
@@ -86,18 +98,20 @@ class Autoencoder(nn.Module):
         Returns [B, out_channels, h * factor, w * factor].
         Raises: ShapeError for another number of channels, ConfigError for a negative strip.
         """
-        if latent.ndim != 4 or latent.shape[1] != self.config.embed_dim:
-            raise ShapeError(
-                f"the latent is {tuple(latent.shape)}; this autoencoder takes [batch, {self.config.embed_dim}, height, "
-                "width]. It was probably made with another autoencoder: encode the picture again with this one"
-            )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not strip):
-            h = self.post_quant_conv(latent)
-            return decode_strips(self.decoder, h, strip) if strip else self.decoder(h)
+        if strip:
+            return drained(self.decode_steps(latent, strip=strip))
+        self._check_latent(latent)
+        return self.decoder(self.post_quant_conv(latent))
+
+    @torch.no_grad()
+    def decode_steps(self, latent: Tensor, *, strip: int) -> StripSteps:
+        """`decode` in strips, a strip a step; as `encode_steps`."""
+        self._check_latent(latent)
+        return (yield from decode_strips(self.decoder, self.post_quant_conv(latent), strip))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
         """The reconstruction of x and what the bottleneck made of it."""
-        quantized = self.quantize(self._before_bottleneck(x))
+        quantized = self.quantize(self._before_bottleneck(self.encoder(x)))
         return self.decode(quantized.latent), quantized
 
     def scale(self, z: Tensor) -> Tensor:
@@ -129,9 +143,11 @@ class Autoencoder(nn.Module):
     def factor(self) -> int:
         return self.config.factor
 
-    def _before_bottleneck(self, x: Tensor, strip: int = 0) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not strip):
-            h = self.quant_conv(encode_strips(self.encoder, x, strip) if strip else self.encoder(x))
+    def _drawn(self, h: Tensor, generator: Generator | None) -> Tensor:
+        return self.quantize.sample(h, generator) if isinstance(self.quantize, KLBottleneck) else h
+
+    def _before_bottleneck(self, encoded: Tensor) -> Tensor:
+        h = self.quant_conv(encoded)
         return self.quantize.bound(h) if isinstance(self.quantize, FiniteScalarQuantizer) else h
 
     def _affine(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,4 +167,11 @@ class Autoencoder(nn.Module):
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ShapeError(
                 f"the picture is {x.shape[3]} x {x.shape[2]} pixels; both sides must be multiples of {factor}: pad it"
+            )
+
+    def _check_latent(self, latent: Tensor) -> None:
+        if latent.ndim != 4 or latent.shape[1] != self.config.embed_dim:
+            raise ShapeError(
+                f"the latent is {tuple(latent.shape)}; this autoencoder takes [batch, {self.config.embed_dim}, height, "
+                "width]. It was probably made with another autoencoder: encode the picture again with this one"
             )

@@ -9,15 +9,17 @@ convolution and sum of a residual block run through a strip while it is small. B
 once, as a list of strips (`Held`), whose memory goes over to the next block's strips while they are made: on the finest
 level, nearly all of it, one activation and a few strips are alive where the plain forward has four or five.
 
+Everything that takes long is a generator that yields after each strip and returns its result.
+
 A residual block needs the statistics of its first convolution's result before the second can start. That result is kept
 on the coarser levels. On the finest it is not: the first convolution runs twice, once to measure and once to use, so
 that three convolutions stand for two, and rows at the seams are computed by both neighbours. Against that, strips stay
 in the processor's caches and in the layout (channels last) that convolutions are fastest in.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,8 @@ from ..errors import ConfigError
 from ..nn.blocks import AttnBlock, Downsample, ResnetBlock, Upsample
 from .convnet import Decoder, Encoder, Middle
 
+T = TypeVar("T")
+
 SMALLEST = 8
 """The lowest strip in rows: in still lower ones most rows would be computed by two neighbours."""
 
@@ -34,39 +38,66 @@ SCORES = 1 << 22
 """Attention scores held at once, by kernels that hold them at all (16 MiB of float32)."""
 
 
+@dataclass(frozen=True)
+class StripStep:
+    """One strip more. done, total: strips of all passes over all activations, so far and in all."""
+
+    done: int
+    total: int
+
+
+StripSteps = Generator[StripStep, None, Tensor]
+"""Yields after each strip, and returns the result."""
+
+Steps = Generator[None, None, T]
+
+
+def drained(steps: Generator[Any, None, T]) -> T:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 @torch.no_grad()
-def encode_strips(encoder: Encoder, x: Tensor, strip: int) -> Tensor:
+def encode_strips(encoder: Encoder, x: Tensor, strip: int) -> StripSteps:
     """encoder(x) within rounding, picture by picture, in strips.
 
     x: [B, in_channels, H, W] in -1..1, both sides multiples of the encoder's factor.
     strip: pixels in height; every level takes that many rows of its own, SMALLEST at least.
-    Returns what encoder(x) does, in its dtype, without gradients.
+    Yields after each strip; returns what encoder(x) does, in its dtype, without gradients.
     Raises: ConfigError for a strip below 1.
     """
     fold = encoder.patch_size
     plan = _plan(strip, fold, x.shape[2] // fold)
     blocks = [*_blocks(encoder.down, "downsample"), *_middle(encoder.mid)]
 
-    def run(picture: Tensor) -> Tensor:
+    def run(picture: Tensor) -> Steps[Tensor]:
         def rows(a: int, b: int) -> Tensor:
             return F.pixel_unshuffle(picture[:, :, a * fold : b * fold], fold)
 
         return _run(encoder, blocks, Made(picture.shape[2] // fold, rows), plan)
 
-    return torch.cat([run(picture) for picture in x.split(1)])
+    return (yield from _counted(run, x, _passes(blocks, x.shape[2] // fold, plan)))
 
 
 @torch.no_grad()
-def decode_strips(decoder: Decoder, z: Tensor, strip: int) -> Tensor:
+def decode_strips(decoder: Decoder, z: Tensor, strip: int) -> StripSteps:
     """decoder(z) within rounding, picture by picture, in strips.
 
     z: [B, z_channels, h, w]. strip, Raises: as in `encode_strips`.
-    Returns what decoder(z) does, in its dtype, without gradients.
+    Yields after each strip; returns what decoder(z) does, in its dtype, without gradients.
     """
     plan = _plan(strip, decoder.patch_size, z.shape[2] * 2 ** (len(decoder.up) - 1))
     blocks = [*_middle(decoder.mid), *_blocks(decoder.up[::-1], "upsample")]
-    made = [_run(decoder, blocks, Held([one], one.shape[2]), plan) for one in z.split(1)]
-    return F.pixel_shuffle(torch.cat(made), decoder.patch_size)
+
+    def run(one: Tensor) -> Steps[Tensor]:
+        return _run(decoder, blocks, Held([one], one.shape[2]), plan)
+
+    made = yield from _counted(run, z, _passes(blocks, z.shape[2], plan))
+    return F.pixel_shuffle(made, decoder.patch_size)
 
 
 class Source(Protocol):
@@ -131,29 +162,60 @@ class Plan:
         """Where each strip starts and ends, from the top."""
         return ((a, min(a + self.size, height)) for a in range(0, height, self.size))
 
-    def hold(self, source: Source, used: Held | None = None) -> Held:
+    def count(self, height: int) -> int:
+        """How many strips that is."""
+        return -(-height // self.size)
+
+    def hold(self, source: Source, used: Held) -> Steps[Held]:
         """All of a source, strip by strip, in place of the one that is used up in it."""
-        if not used:
-            return Held([source.rows(*span) for span in self.spans(source.height)], self.size)
         used.draining = True
-        return Held([used.reuse(source.rows(*span)) for span in self.spans(source.height)], self.size)
+        strips: list[Tensor] = []
+        for span in self.spans(source.height):
+            strips.append(used.reuse(source.rows(*span)))
+            yield
+        return Held(strips, self.size)
 
 
 def _plan(strip: int, fold: int, finest: int) -> Plan:
     if strip < 1:
-        raise ConfigError(f"strips are {strip} pixels high; expected at least 1, or 0 for the whole picture at once")
+        raise ConfigError(
+            f"strips are {strip} pixels high; expected at least 1 (encode and decode take 0 for whole pictures)"
+        )
     return Plan(max(SMALLEST, strip // fold), finest)
 
 
-def _run(network: Encoder | Decoder, blocks: list[nn.Module], source: Source, plan: Plan) -> Tensor:
+def _counted(run: Callable[[Tensor], Steps[Tensor]], batch: Tensor, strips: int) -> StripSteps:
+    """The batch, picture by picture. strips: how many one picture takes."""
+    made: list[Tensor] = []
+
+    def pictures() -> Steps[None]:
+        for picture in batch.split(1):
+            made.append((yield from run(picture)))
+
+    for done, _ in enumerate(pictures(), 1):
+        yield StripStep(done, strips * len(batch))
+    return torch.cat(made)
+
+
+def _passes(blocks: Iterable[nn.Module], height: int, plan: Plan) -> int:
+    """How many strips all passes of `_run` are made of, from a height of its source."""
+    total = plan.count(height)
+    for kind in (BLOCKS[type(block)] for block in blocks):
+        height = int(height * kind.scale)
+        total += kind.passes * plan.count(height)
+    return total + 2 * plan.count(height)
+
+
+def _run(network: Encoder | Decoder, blocks: list[nn.Module], source: Source, plan: Plan) -> Steps[Tensor]:
     def channels_last(a: int, b: int) -> Tensor:
         return source.rows(a, b).contiguous(memory_format=torch.channels_last)
 
-    h = plan.hold(_conv(network.conv_in, Made(source.height, channels_last)))
+    h = yield from plan.hold(_conv(network.conv_in, Made(source.height, channels_last)), Held([], plan.size))
     for block in blocks:
-        h = BLOCKS[type(block)](block, h, plan)
-    normed = _normed(network.norm_out, h, plan)
-    out = plan.hold(_conv(network.conv_out, Made(h.height, lambda a, b: network.last(normed.rows(a, b)))), h)
+        h = yield from BLOCKS[type(block)].run(block, h, plan)
+    normed = yield from _normed(network.norm_out, h, plan)
+    last = Made(h.height, lambda a, b: network.last(normed.rows(a, b)))
+    out = yield from plan.hold(_conv(network.conv_out, last), h)
     return out.rows(0, out.height).contiguous()
 
 
@@ -174,22 +236,25 @@ def _middle(middle: Middle) -> tuple[nn.Module, ...]:
 # Blocks: each takes what the one before holds, and holds its own result.
 
 
-def _resnet(block: ResnetBlock, x: Held, plan: Plan) -> Held:
-    inner = _conv(block.conv1, _activated(block.norm1, x, plan))
-    if x.height < plan.finest:
-        inner = plan.hold(inner)
-    outer = _conv(block.conv2, _activated(block.norm2, inner, plan))
+def _resnet(block: ResnetBlock, x: Held, plan: Plan) -> Steps[Held]:
+    inner = _conv(block.conv1, (yield from _activated(block.norm1, x, plan)))
+    outer = _conv(block.conv2, (yield from _activated(block.norm2, inner, plan, keep=x.height < plan.finest)))
     short = block.nin_shortcut if hasattr(block, "nin_shortcut") else nn.Identity()
-    return plan.hold(Made(x.height, lambda a, b: outer.rows(a, b).add_(short(x.rows(a, b)))), x)
+    return (yield from plan.hold(Made(x.height, lambda a, b: outer.rows(a, b).add_(short(x.rows(a, b)))), x))
 
 
-def _attention(block: AttnBlock, x: Held, plan: Plan) -> Held:
-    normed = _normed(block.norm, x, plan)
+def _attention(block: AttnBlock, x: Held, plan: Plan) -> Steps[Held]:
+    normed = yield from _normed(block.norm, x, plan)
 
     def tokens(layer: nn.Module, a: int, b: int) -> Tensor:
         return layer(normed.rows(a, b)).flatten(2).transpose(1, 2)[:, None]
 
-    k, v = (torch.cat([tokens(layer, *span) for span in plan.spans(x.height)], dim=2) for layer in (block.k, block.v))
+    pairs: list[tuple[Tensor, ...]] = []
+    for span in plan.spans(x.height):
+        pairs.append(tuple(tokens(layer, *span) for layer in (block.k, block.v)))
+        yield
+    k, v = (torch.cat(parts, dim=2) for parts in zip(*pairs, strict=True))
+    pairs.clear()
     queries = max(1, SCORES // k.shape[2])
 
     def rows(a: int, b: int) -> Tensor:
@@ -197,34 +262,47 @@ def _attention(block: AttnBlock, x: Held, plan: Plan) -> Held:
         out = torch.cat([F.scaled_dot_product_attention(part, k, v) for part in parts], dim=2)
         return block.proj_out(out[:, 0].transpose(1, 2).unflatten(2, (b - a, -1))) + x.rows(a, b)
 
-    return plan.hold(Made(x.height, rows), x)
+    return (yield from plan.hold(Made(x.height, rows), x))
 
 
-def _downsample(layer: Downsample, x: Held, plan: Plan) -> Held:
+def _downsample(layer: Downsample, x: Held, plan: Plan) -> Steps[Held]:
     def rows(a: int, b: int) -> Tensor:
         end = min(2 * b + 1, x.height)
         window = F.pad(x.rows(2 * a, end), (0, 1, 0, 2 * b + 1 - end))
         return F.conv2d(window, layer.conv.weight, layer.conv.bias, stride=2)
 
-    return plan.hold(Made(x.height // 2, rows), x)
+    return (yield from plan.hold(Made(x.height // 2, rows), x))
 
 
-def _upsample(layer: Upsample, x: Held, plan: Plan) -> Held:
+def _upsample(layer: Upsample, x: Held, plan: Plan) -> Steps[Held]:
     def rows(a: int, b: int) -> Tensor:
         doubled = F.interpolate(x.rows(a // 2, (b + 1) // 2), scale_factor=2.0, mode="nearest")
         return doubled[:, :, a % 2 : a % 2 + b - a]
 
-    return plan.hold(_conv(layer.conv, Made(2 * x.height, rows)), x)
+    return (yield from plan.hold(_conv(layer.conv, Made(2 * x.height, rows)), x))
 
 
-BLOCKS: dict[type[nn.Module], Callable[[Any, Held, Plan], Held]] = {
-    ResnetBlock: _resnet,
-    AttnBlock: _attention,
-    Downsample: _downsample,
-    Upsample: _upsample,
-    nn.Identity: lambda _, x, __: x,
+def _nothing(_: nn.Identity, x: Held, __: Plan) -> Steps[Held]:
+    yield from ()
+    return x
+
+
+@dataclass(frozen=True)
+class Kind:
+    """run: how a block runs in strips. passes: how often it goes over them. scale: its rows out for a row in."""
+
+    run: Callable[[Any, Held, Plan], Steps[Held]]
+    passes: int
+    scale: float = 1
+
+
+BLOCKS: dict[type[nn.Module], Kind] = {
+    ResnetBlock: Kind(_resnet, passes=3),
+    AttnBlock: Kind(_attention, passes=3),
+    Downsample: Kind(_downsample, passes=1, scale=0.5),
+    Upsample: Kind(_upsample, passes=1, scale=2),
+    nn.Identity: Kind(_nothing, passes=0),
 }
-"""How each kind of block runs in strips."""
 
 
 # Layers: each makes a source of a source.
@@ -243,32 +321,43 @@ def _conv(layer: nn.Conv2d, source: Source) -> Source:
     return Made(source.height, rows)
 
 
-def _activated(norm: nn.GroupNorm, source: Source, plan: Plan) -> Source:
+def _activated(norm: nn.GroupNorm, source: Source, plan: Plan, *, keep: bool = False) -> Steps[Source]:
     """silu(norm(x))."""
-    normed = _normed(norm, source, plan)
+    normed = yield from _normed(norm, source, plan, keep=keep)
     return Made(source.height, lambda a, b: F.silu(normed.rows(a, b), inplace=True))
 
 
-def _normed(norm: nn.GroupNorm, source: Source, plan: Plan) -> Source:
-    """norm(x), as x * scale + shift with the numbers of the whole picture, which is read once for them."""
-    scale, shift = _affine(norm, source, plan)
+def _normed(norm: nn.GroupNorm, source: Source, plan: Plan, *, keep: bool = False) -> Steps[Source]:
+    """norm(x), as x * scale + shift with the numbers of the whole picture, which is read once for them.
+
+    keep: hold what was read, where it was made only now.
+    """
+    found: list[Tensor] = []
+    kept: list[Tensor] = []
+    for span in plan.spans(source.height):
+        kept.append(source.rows(*span))
+        found.append(_moments(norm, kept[-1].float()))
+        if not keep:
+            kept.clear()
+        yield
+    scale, shift = _affine(norm, torch.stack(found, dim=1), plan, source.height)
+    inner = Held(kept, plan.size) if keep else source
 
     def rows(a: int, b: int) -> Tensor:
-        x = source.rows(a, b)
+        x = inner.rows(a, b)
         return (x * scale).add_(shift).to(x.dtype)
 
     return Made(source.height, rows)
 
 
-def _affine(norm: nn.GroupNorm, source: Source, plan: Plan) -> tuple[Tensor, Tensor]:
+def _affine(norm: nn.GroupNorm, moments: Tensor, plan: Plan, height: int) -> tuple[Tensor, Tensor]:
     """What a group norm multiplies each channel by and what it adds, both [1, C, 1, 1] float32.
 
     mean M = sum s m,  variance = sum s (v + (m - M)^2)  over the strips, of share s, mean m and variance v, in float64:
-    no small number is left over from two large ones.
+    no small number is left over from two large ones. moments: [2, strips, groups], as `_moments` makes them.
     """
-    spans = list(plan.spans(source.height))
-    found = torch.stack([_moments(norm, source.rows(*span).float()) for span in spans], dim=1).cpu().double()
-    share = torch.tensor([(b - a) / source.height for a, b in spans], dtype=torch.float64)[:, None]
+    found = moments.cpu().double()
+    share = torch.tensor([(b - a) / height for a, b in plan.spans(height)], dtype=torch.float64)[:, None]
     mean = (share * found[0]).sum(0)
     variance = (share * (found[1] ** -2 - norm.eps + (found[0] - mean).square())).sum(0)
     weight, bias = (part.cpu().double().unflatten(0, (norm.num_groups, -1)) for part in (norm.weight, norm.bias))

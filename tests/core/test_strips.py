@@ -1,5 +1,7 @@
 """In strips an autoencoder gives the numbers of the whole picture, whatever the sizes."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
-from vitrail.core.autoencoders.strips import SMALLEST, Held, Plan
+from vitrail.core.autoencoders.strips import SMALLEST, Held, Plan, StripStep, drained
 from vitrail.core.bottlenecks import FSQConfig, KLConfig, VQConfig
 from vitrail.core.errors import ConfigError
 from vitrail.core.nn.pad import pad_to
@@ -126,7 +128,7 @@ def test_strips_below_one_are_refused() -> None:
 
 def test_what_was_read_for_the_last_time_goes_over_to_the_result() -> None:
     plan = Plan(SMALLEST, finest=64)
-    x = plan.hold(Held([noise(1, 2, 64, 5)], 64))
+    x = drained(plan.hold(Held([noise(1, 2, 64, 5)], 64), Held([], SMALLEST)))
     memory = {strip.data_ptr() for strip in x.strips}
 
     def reaching(a: int, b: int) -> Tensor:
@@ -135,6 +137,36 @@ def test_what_was_read_for_the_last_time_goes_over_to_the_result() -> None:
     class Plus:
         height, rows = 64, staticmethod(reaching)
 
-    out = plan.hold(Plus(), x)
+    out = drained(plan.hold(Plus(), x))
     assert torch.equal(out.rows(0, 64), noise(1, 2, 64, 5) + 1)
     assert len(x.strips) <= 2 and len(memory & {strip.data_ptr() for strip in out.strips}) >= 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=6, deadline=None)
+@given(height=st.integers(2, 75), strip=st.integers(1, 90), batch=st.integers(1, 2))
+def test_steps_count_to_their_total(name: str, height: int, strip: int, batch: int) -> None:
+    model = MODELS[name]
+    x, _ = pad_to(noise(batch, 3, height, 8), model.factor * 2)
+    z = model.encode(x)
+    for steps in (model.encode_steps(x, strip=strip), model.decode_steps(z, strip=strip)):
+        found = list(steps)
+        assert len(found) > 1
+        assert found == [StripStep(done, len(found)) for done in range(1, len(found) + 1)]
+
+
+def test_whoever_stops_in_mid_picture_leaves_nothing() -> None:
+    model = MODELS["vq"]
+    x = noise(1, 3, 64, 16).requires_grad_(True)
+    z = model.encode(x).detach()
+    for steps, given_one in ((model.encode_steps(x, strip=8), x), (model.decode_steps(z, strip=8), z)):
+        assert torch.is_grad_enabled()
+        kept: list[weakref.ref[Tensor]] = []
+        for step in steps:
+            assert torch.is_grad_enabled()
+            if step.done > step.total // 2:
+                kept = [weakref.ref(t) for t in gc.get_objects() if type(t) is Tensor and t.shape[-1] == 16]
+                break
+        steps.close()
+        alive = [one for one in (ref() for ref in kept) if one is not None and one is not given_one and one is not x]
+        assert kept and not alive

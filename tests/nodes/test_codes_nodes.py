@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.autoencoders.strips import StripSteps
 from vitrail.core.errors import ConfigError, ShapeError, VitrailError
 from vitrail.core.types import Codes
 from vitrail.nodes import tiling
@@ -205,17 +206,19 @@ def test_an_autoencoder_without_codebook_says_so(kl_model: Autoencoder, codes: C
 
 
 class Small:
-    """Stands for an autoencoder's method on a machine that has room for strips of `rows` pixels."""
+    """Has an autoencoder's method run as on a machine that has room for strips of `rows` pixels."""
 
-    def __init__(self, method: Callable[..., Tensor], rows: int) -> None:
-        self.method, self.rows = method, rows
+    def __init__(self, patch: pytest.MonkeyPatch, model: Autoencoder, method: str, rows: int) -> None:
+        self.steps, self.rows = getattr(model, f"{method}_steps"), rows
         self.seen: list[tuple[int, int]] = []
+        patch.setattr(model, method, self)
+        patch.setattr(model, f"{method}_steps", self)
 
-    def __call__(self, x: Tensor, strip: int = 0) -> Tensor:
+    def __call__(self, x: Tensor, strip: int = 0) -> StripSteps:
         self.seen.append((len(x), strip))
         if not 0 < strip <= self.rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.method(x, strip=strip)
+        return self.steps(x, strip=strip)
 
 
 @pytest.mark.parametrize(("batch", "heights"), [(1, [0, 64, 32]), (2, [0, 128, 64, 32])])
@@ -226,9 +229,8 @@ def test_out_of_memory_halves_the_strips(
     z = vq_model.encode(x)
     for name, value in (("encode", x), ("decode", z)):
         whole = getattr(vq_model, name)(value)
-        small = Small(getattr(vq_model, name), 32)
         with monkeypatch.context() as patch:
-            patch.setattr(vq_model, name, small)
+            small = Small(patch, vq_model, name, 32)
             found = getattr(tiling, name)(vq_model, value)
         assert small.seen == [(batch, 0), *((1, height) for height in heights[1:]), *[(1, 32)] * (batch - 1)]
         torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
@@ -237,14 +239,47 @@ def test_out_of_memory_halves_the_strips(
 def test_out_of_memory_begins_with_the_strips_asked_for(
     vq_model: Autoencoder, monkeypatch: pytest.MonkeyPatch, pictures: Pictures
 ) -> None:
-    small = Small(vq_model.encode, 32)
-    monkeypatch.setattr(vq_model, "encode", small)
+    small = Small(monkeypatch, vq_model, "encode", 32)
     encode(pictures(1, 200, 64), vq_model, 64)
     assert small.seen == [(1, 64), (1, 32)]
 
 
 def test_out_of_memory_to_the_end_is_an_error(vq_model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("encode", torch.zeros(1, 3, 128, 128)), ("decode", torch.zeros(1, 4, 32, 32))):
-        monkeypatch.setattr(vq_model, name, Small(getattr(vq_model, name), 0))
+        Small(monkeypatch, vq_model, name, 0)
         with pytest.raises(VitrailError, match="memory ran out even with strips of 16 pixels: free some"):
             getattr(tiling, name)(vq_model, value)
+
+
+# Progress
+
+
+class Person:
+    """Watches the bar, and cancels at a step."""
+
+    def __init__(self, patience: int = 0) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.patience = patience
+
+    def __call__(self, done: int, total: int, _: Any) -> None:
+        self.seen.append((done, total))
+        if done == self.patience:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_strips_are_reported_and_can_be_cancelled(
+    vq_model: Autoencoder, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, way: str, batch: int
+) -> None:
+    x = pictures(batch, 80, 32).movedim(-1, 1)
+    value = x if way == "encode" else vq_model.encode(x)
+    patient, hasty = Person(), Person(20)
+    monkeypatch.setattr("vitrail.nodes.host_progress._headless", patient)
+    getattr(tiling, way)(vq_model, value, 16)
+    total = len(patient.seen)
+    assert total > 20 * batch and patient.seen == [(done, total) for done in range(1, total + 1)]
+    monkeypatch.setattr("vitrail.nodes.host_progress._headless", hasty)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(tiling, way)(vq_model, value, 16)
+    assert hasty.seen == patient.seen[:20]
