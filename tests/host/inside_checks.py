@@ -186,6 +186,29 @@ def pictures_of_any_size_and_tiles(parts: Parts) -> float:
     return max(figure, tiled, strips)
 
 
+def tiled_nodes_are_cancelled_in_mid_picture(parts: Parts) -> str:
+    import comfy.utils
+    import torch
+
+    seen: list[tuple[int, int]] = []
+
+    def hook(done: int, total: int, *_: Any, **__: Any) -> None:
+        seen.append((done, total))
+        if 2 * done > total:
+            raise InterruptedError
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        parts.nodes.VAEDecodeTiled().decode(parts.vae, {"samples": torch.randn(1, 4, 32, 8)}, 64, 16)
+    except InterruptedError:
+        done, total = seen[-1]
+        assert [count for count, _ in seen] == list(range(1, total // 2 + 2)), seen
+        return f"cancelled after strip {done} of {total}"
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    raise AssertionError(f"nobody could cancel: {seen}")
+
+
 def half_precision_chooses_the_same_codes(parts: Parts) -> float:
     import copy
 
@@ -245,6 +268,7 @@ CHECKS: tuple[Callable[[Parts], Any], ...] = (
     foreign_inputs_are_refused_in_words,
     stock_patches_work,
     pictures_of_any_size_and_tiles,
+    tiled_nodes_are_cancelled_in_mid_picture,
     half_precision_chooses_the_same_codes,
     stock_previews_work,
     our_solvers_drive_a_stock_network,
