@@ -282,6 +282,25 @@ def stock_upscaler_runs_our_refiner(host: Host) -> str:
     return f"64 x 64 to {width} x {height}; ImageUpscaleWithModel against GAN Refine: {difference:.0f}/255"
 
 
+def opens_refiners_of_other_makers(host: Host) -> str:
+    graph = host.graph()
+    name = "tiny-compact.pth"
+    assert f"upscale_models/{name}" in choices(host.info, "VitrailLoadRefiner", "name"), "not listed"
+    picture = graph.add("LoadImage", image="vitrail-check.png")[0]
+    load = graph.add("VitrailLoadRefiner", name=f"upscale_models/{name}")
+    stock_load = graph.add("UpscaleModelLoader", model_name=name)[0]
+    links = {
+        f"GAN Refine, {loader}": graph.add("VitrailGANRefine", refiner=link, image=picture)[0]
+        for loader, link in (("ours", load[0]), ("stock", stock_load))
+    }
+    for loader, link in (("ours", load[1]), ("stock", stock_load)):
+        links[f"stock, {loader}"] = graph.add("ImageUpscaleWithModel", upscale_model=link, image=picture)[0]
+    first, *others = (shown[0] for shown in host.pictures(graph, **links).values())
+    difference = max(worst(first, other) for other in others)
+    assert difference <= 1 and first.shape[1] == 128 and first.double().std() > 1, (first.shape, difference)
+    return f"a Compact .pth, both loaders, GAN Refine and ImageUpscaleWithModel: {difference:.0f}/255"
+
+
 def refuses_a_missing_file(host: Host) -> str:
     parts = Parts.of(host)
     load = parts.graph.add("VitrailLoadAutoencoder", name="no such file")
@@ -326,6 +345,7 @@ CHECKS: dict[str, Check] = {
     "cancel in mid-sampling, then run again": cancel_then_run_again,
     "previews arrive every step": previews_arrive,
     "stock ImageUpscaleWithModel runs our UPSCALE_MODEL": stock_upscaler_runs_our_refiner,
+    "a refiner of another maker opens, as the stock loader opens it": opens_refiners_of_other_makers,
     "a model file that is not there is refused": refuses_a_missing_file,
     "a latent of another autoencoder is refused in words": refuses_a_foreign_latent,
     **ENDURANCE_CHECKS,

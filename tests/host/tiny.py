@@ -47,8 +47,15 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
+def compact(upscale: int = 2, width: int = 6) -> dict[str, torch.Tensor]:
+    """A refiner of another maker, in the layout of Real-ESRGAN's SRVGGNetCompact."""
+    convs = (nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3), nn.Conv2d(width, 3 * upscale**2, 3))
+    body = nn.Sequential(convs[0], nn.PReLU(width), convs[1], nn.PReLU(width), convs[2])
+    return {f"body.{name}": weight for name, weight in randomise(body, 3).state_dict().items()}
+
+
 def write_tiny_models(folder: Path) -> None:
-    """Put models into a `models` folder: an autoencoder, a network with it and without, a refiner of twice the size."""
+    """Put models into a `models` folder: an autoencoder, a network with it and without, refiners of twice the size."""
     for name in ("checkpoints", "vae", "upscale_models"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     autoencoder = randomise(Autoencoder(AUTOENCODER), 0)
@@ -59,6 +66,7 @@ def write_tiny_models(folder: Path) -> None:
     save_model(diffusion, folder / "checkpoints" / "tiny-network.safetensors")  # names no autoencoder
     refiner = Refiner(RefinerConfig(num_feat=8, num_block=1, num_grow=4, scale=2, base="bicubic"))
     save_model(randomise(refiner, 2), folder / "upscale_models" / "tiny-refiner.safetensors")
+    torch.save({"params": compact()}, folder / "upscale_models" / "tiny-compact.pth")
 
 
 if __name__ == "__main__":
