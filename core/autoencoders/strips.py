@@ -34,6 +34,9 @@ T = TypeVar("T")
 SMALLEST = 8
 """The lowest strip in rows: in still lower ones most rows would be computed by two neighbours."""
 
+HALO = 2
+"""So many rows around a strip does a block reach at most: two convolutions of 3x3."""
+
 SCORES = 1 << 22
 """Attention scores held at once, by kernels that hold them at all (16 MiB of float32)."""
 
@@ -118,36 +121,34 @@ class Made:
 
 @dataclass
 class Held:
-    """A source kept as strips of `size` rows from the top.
-
-    `draining`, read from top to bottom for the last time, it lets go of strips above the last read.
-    """
+    """A source kept as strips of `size` rows from the top; while it is used up, from row `top` and HALO rows above."""
 
     strips: list[Tensor]
     size: int
-    draining: bool = False
-    gone: int = 0
-    spare: list[Tensor] = field(default_factory=list)
+    top: int = 0
+    above: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.height = sum(strip.shape[2] for strip in self.strips)
 
     def rows(self, a: int, b: int, /) -> Tensor:
-        first, last = a // self.size, (b - 1) // self.size
+        starts = range(self.top, b, self.size)
         parts = [
-            self.strips[i - self.gone][:, :, max(a - i * self.size, 0) : b - i * self.size]
-            for i in range(first, last + 1)
+            part[:, :, max(a - top, 0) : b - top]
+            for top, part in zip(starts, self.strips, strict=False)
+            if a < top + self.size
         ]
-        if self.draining:
-            self.spare += self.strips[: first - self.gone]
-            del self.strips[: first - self.gone]
-            self.gone = first
+        if a < self.top:
+            parts.insert(0, self.above[0][:, :, a - self.top :])
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def reuse(self, strip: Tensor) -> Tensor:
-        """The strip, in the memory of one that was let go of where one has its shape; the others' is free."""
-        fitting = [spare for spare in self.spare if spare.shape == strip.shape]
-        self.spare.clear()
+    def replace(self, strip: Tensor, row: int) -> Tensor:
+        """The strip, in the memory of one that ends at or above a row, where one has its shape; those are let go."""
+        ended = [self.strips.pop(0) for _ in range((min(row, self.height) - self.top) // self.size)]
+        if ended:
+            self.top += len(ended) * self.size
+            self.above = [ended[-1][:, :, -HALO:].clone()]
+        fitting = [old for old in ended if old.shape == strip.shape]
         return fitting[0].copy_(strip) if fitting else strip
 
 
@@ -168,10 +169,9 @@ class Plan:
 
     def hold(self, source: Source, used: Held) -> Steps[Held]:
         """All of a source, strip by strip, in place of the one that is used up in it."""
-        used.draining = True
         strips: list[Tensor] = []
-        for span in self.spans(source.height):
-            strips.append(used.reuse(source.rows(*span)))
+        for a, b in self.spans(source.height):
+            strips.append(used.replace(source.rows(a, b), b * used.height // source.height))
             yield
         return Held(strips, self.size)
 
