@@ -144,7 +144,7 @@ class Held:
 
     def replace(self, strip: Tensor, row: int) -> Tensor:
         """The strip, in the memory of one that ends at or above a row, where one has its shape; those are let go."""
-        ended = [self.strips.pop(0) for _ in range((min(row, self.height) - self.top) // self.size)]
+        ended = [self.strips.pop(0) for _ in range((row - self.top) // self.size)]
         if ended:
             self.top += len(ended) * self.size
             self.above = [ended[-1][:, :, -HALO:].clone()]
