@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from vitrail.headless.files import Files
 from vitrail.headless.flatten import to_prompt
 from vitrail.headless.prompt import from_api, to_api
 from vitrail.headless.run import all_classes, run_workflow
 from vitrail.headless.validate import check
+from vitrail.nodes.host_files import FILES
 
 TESTS = Path(__file__).resolve().parent.parent
 EXAMPLES = TESTS.parent / "example_workflows"
@@ -43,9 +45,9 @@ def test_a_saved_graph_still_means_the_same(kept: Path) -> None:
         assert node["inputs"].items() <= now[node_id]["inputs"].items(), node["class_type"]
 
 
-def test_a_saved_prompt_is_still_sound(kept: Path) -> None:
+def test_a_saved_prompt_is_still_sound(kept: Path, tmp_path: Path) -> None:
     data: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    assert check(from_api(data), CLASSES)
+    assert check(from_api(data), CLASSES, {FILES: Files(output=tmp_path, inputs=[EXAMPLES])})
 
 
 @pytest.mark.slow
