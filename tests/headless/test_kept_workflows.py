@@ -14,7 +14,7 @@ from vitrail.headless.flatten import to_prompt
 from vitrail.headless.prompt import from_api, to_api
 from vitrail.headless.run import all_classes, run_workflow
 from vitrail.headless.validate import check
-from vitrail.nodes.host_files import FILES
+from vitrail.nodes.host_data import FILES
 
 TESTS = Path(__file__).resolve().parent.parent
 EXAMPLES = TESTS.parent / "example_workflows"
