@@ -58,6 +58,8 @@ class AutoencoderConfig:
             raise ConfigError(f"decoder_blocks is {self.decoder_blocks}; expected at least 1, or none")
         if not self.ch_mult:
             raise ConfigError("ch_mult is empty; expected one multiple of ch a level, such as (1, 2, 4)")
+        if min(self.widths) < 1:
+            raise ConfigError(f"ch_mult {self.ch_mult} makes {self.widths} channels a level; expected 1 or more")
         if any(width % min(self.norm_groups, width) for width in (self.ch, *self.widths)):
             raise ConfigError(f"widths {(self.ch, *self.widths)} do not fall into {self.norm_groups} groups")
         if not self.quant_conv and self.embed_dim != self.z_channels:

@@ -252,10 +252,11 @@ def test_a_file_without_named_tensors_is_refused(tmp_path: Path) -> None:
     ("metadata", "message"),
     [
         ("[" * 100_000, "not the JSON"),
-        ({"kind": "autoencoder", "version": 1, "config": {"ch": 20}}, "cannot be built"),
-        ({"kind": "autoencoder", "version": 1, "config": {"ch_mult": [0]}}, "cannot be built"),
+        ({"kind": "autoencoder", "version": 1, "config": {"ch": 20}}, "cannot be used: widths .* 32 groups"),
+        ({"kind": "autoencoder", "version": 1, "config": {"ch_mult": [0]}}, "cannot be used: ch_mult .* at least 1"),
+        ({"kind": "autoencoder", "version": 1, "config": {"in_channels": -3}}, "cannot be built"),
     ],
-    ids=["deep", "odd width", "no width"],
+    ids=["deep", "odd width", "no width", "less than no input"],
 )
 def test_a_config_that_no_model_fits_is_our_error(metadata: Any, message: str, tmp_path: Path) -> None:
     text = metadata if isinstance(metadata, str) else json.dumps(metadata)
