@@ -1,4 +1,4 @@
-"""The command line: `vitrail run`, `vitrail inspect`, `vitrail train`.
+"""The command line: `vitrail run`, `vitrail inspect`, `vitrail convert`, `vitrail train`.
 
 Exit status: 0 done, 1 a failure while at work, 2 something wrong with what was asked for, 130 interrupted.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from . import evaluate, train
+from . import convert, evaluate, train
 
 PACKAGE = Path(__file__).resolve().parent.parent
 EXAMPLES = PACKAGE / "example_workflows"
@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run a workflow and print the files it wrote"))
     _add_inspect(commands.add_parser("inspect", help="say what a file of weights holds; runs no code from it"))
+    converting = commands.add_parser("convert", help="write a model's file in another layout")
+    convert.add_arguments(converting)
+    converting.set_defaults(command=convert.run)
     training = commands.add_parser("train", help="train an autoencoder, a diffusion network or a refiner")
     train.add_arguments(training)
     training.set_defaults(command=train.run)

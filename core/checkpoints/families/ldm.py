@@ -145,7 +145,7 @@ def _bert(header: Header, _: Sidecar) -> BertConfig:
     )
 
 
-def _bert_keys(config: BertConfig) -> KeyMap:
+def bert_keys(config: BertConfig) -> KeyMap:
     """The layers of x-transformers alternate attention (even) and feed-forward (odd), each with its norm."""
     table: dict[str, str | None] = {
         "transformer.token_emb.{*}": "token_emb.{*}",
@@ -209,7 +209,7 @@ STAGES = (
         name="ldm-text",
         detect=has_all(f"{COND}transformer.token_emb.weight"),
         infer=_bert,
-        keys=_bert_keys,
+        keys=bert_keys,
         scale=0.18215,
         heads={"num_heads": 8},
     ),

@@ -27,6 +27,7 @@ from ...refine.refiner import Refiner, RefinerParts
 from ..family import Family, Rule, Sidecar, has_all, metadata_is
 from ..header import Header
 from ..shipped import ASSETS
+from .text_encoders import give_tokenizer
 
 FORMAT, VERSION = "vitrail", 1
 NOTES = "vitrail.notes"
@@ -126,6 +127,7 @@ def _build_refiner(parts: RefinerParts) -> Refiner:
 
 
 def _attach_autoencoder(model: Any, header: Header, load: Callable[[Path], nn.Module]) -> None:
+    give_tokenizer(model.conditioner, header)
     name = notes(header).get("autoencoder")
     if name is None or model.autoencoder is not None:
         return
