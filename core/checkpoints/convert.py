@@ -1,4 +1,4 @@
-"""A model's file in another layout: Vitrail's, CompVis's, or a folder of diffusers; without what only training needs."""
+"""A model's file in another layout: Vitrail's, CompVis's or a folder of diffusers, without what only training needs."""
 
 import json
 import os
