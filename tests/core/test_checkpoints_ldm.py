@@ -44,6 +44,7 @@ def network(drawn: dict[str, Any]) -> UNetConfig:
     levels, context = len(drawn["channel_mult"]), drawn["context_dim"]
     attending = tuple(sorted(2**level for level in drawn.pop("attending") if level < levels))
     plain = {} if context else {"transformer_depth": 1, "use_linear_in_transformer": False}
+    drawn["resblock_updown"] &= levels > 1  # nothing else would show it
     inputs = 3 + drawn.pop("extra")
     return UNetConfig(
         in_channels=inputs, out_channels=3, model_channels=32, attention_resolutions=attending, **{**drawn, **plain}
