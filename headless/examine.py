@@ -6,6 +6,8 @@ from typing import Any
 
 from ..core import checkpoints
 from ..core.codebook import report
+from ..core.errors import UnknownFamily
+from ..nodes.spandrel_refiner import describe as describe_other
 
 KINDS = ("autoencoder", "diffusion", "refiner", "prior")
 
@@ -21,7 +23,10 @@ def examine(name: str) -> list[dict[str, Any]]:
 
 
 def _examine_file(path: Path) -> dict[str, Any]:
-    found = checkpoints.describe(path)
+    try:
+        found = checkpoints.describe(path)
+    except UnknownFamily as unknown:
+        return describe_other(unknown, path)
     checkpoints.verify(path)
     if found["kind"] != "autoencoder":
         return found

@@ -69,12 +69,9 @@ def _load_refiner(name: str, dtype: str) -> Any:
         return _load(name, "refiner", dtype)
     except (KeyMismatch, UnknownFamily) as error:
         ours = error
-    from .spandrel_refiner import open_other
+    from .spandrel_refiner import open_instead
 
-    try:
-        return open_other(host.find(name, "refiner"), DTYPES[dtype])
-    except UnknownFamily as error:
-        raise type(ours)(f"{ours}; {error}") from None
+    return open_instead(ours, host.find(name, "refiner"), DTYPES[dtype])
 
 
 def _absent(name: str, output: str) -> Any:

@@ -6,6 +6,8 @@ spandrel is handed the tensors that our own reader found, never the file: nothin
 from __future__ import annotations
 
 import re
+from collections import Counter
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.checkpoints.fill import Counted, check_finite
 from ..core.checkpoints.read import read_header, read_tensors
-from ..core.errors import ConfigError, ShapeError, UnknownFamily, VitrailError
+from ..core.errors import CheckpointError, ConfigError, ShapeError, UnknownFamily, VitrailError
 from ..core.memory import out_of_memory
 from ..core.refine.resize import resize
 from ..core.refine.tiles import upscale
@@ -31,8 +33,38 @@ CHANNELS = ((3, 3), (1, 1), (4, 4))
 LONGEST = 10_000
 """No network has as many layers in a row: spandrel takes their number from the highest in the names of a file."""
 
+SPARE = 2**26
+"""Numbers that a network may hold beside those of its file: masks, tables of places."""
+
 SEED = 0
 """Some networks draw noise for every picture (GFPGAN): each picture begins anew with this."""
+
+
+def open_instead(ours: CheckpointError, path: Path, dtype: torch.dtype | None = None) -> OtherRefiner:
+    """`open_other` for a file that none of our families fits, as `ours` says.
+
+    Raises: as `open_other`, but for UnknownFamily, where it is ours with what spandrel lacks beside it.
+    """
+    try:
+        return open_other(path, dtype)
+    except UnknownFamily as theirs:
+        raise type(ours)(f"{ours}; {theirs}") from None
+
+
+def describe(ours: CheckpointError, path: Path) -> dict[str, Any]:
+    """What such a file holds, with the names of `checkpoints.describe`. Raises: as `open_instead`."""
+    made, header = open_instead(ours, path).descriptor, read_header(path)
+    return {
+        "file": path.name,
+        "bytes": header.bytes,
+        "format": header.format,
+        "family": f"{made.architecture.name} (through spandrel)",
+        "kind": "refiner",
+        "config": {"scale": made.scale, "purpose": made.purpose, "tags": made.tags},
+        "tensors": len(header.tensors),
+        "parameters": sum(info.numbers for info in header.tensors.values()),
+        "dtypes": dict(Counter(str(info.dtype).removeprefix("torch.") for info in header.tensors.values())),
+    }
 
 
 def open_other(path: Path, dtype: torch.dtype | None = None) -> OtherRefiner:
@@ -81,12 +113,30 @@ def _built(spandrel: Any, header: Header, tensors: dict[str, Tensor]) -> Any:
     if highest > LONGEST:
         raise UnknownFamily(f"{header.path.name} names a layer {highest}; expected {LONGEST} at most")
     try:
-        with Counted():
+        with _Bounded(sum(tensor.numel() for tensor in tensors.values())):
             return spandrel.ModelLoader().load_from_state_dict(dict(tensors))
     except spandrel.UnsupportedModelError:
         raise UnknownFamily(f"spandrel {spandrel.__version__} knows no such refiner either") from None
     except Exception as error:  # what its architectures raise for keys and shapes that do not go together is anything
         raise UnknownFamily(f"spandrel cannot build it: {_line(error)}") from None
+
+
+class _Bounded(Counted):
+    """Stops a build that takes far more memory than the file has weights, as sizes that do not go together make it."""
+
+    FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.left = 4 * numbers + SPARE
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.FACTORIES:
+            size = args[0] if args and isinstance(args[0], tuple | list) else args
+            self.left -= prod(side for side in size if isinstance(side, int))
+            if self.left < 0:
+                raise ValueError("it is far larger than its file")
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _line(error: BaseException) -> str:

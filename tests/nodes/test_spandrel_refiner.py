@@ -21,6 +21,7 @@ from vitrail.core.checkpoints.families import FAMILIES
 from vitrail.core.checkpoints.family import family_of
 from vitrail.core.checkpoints.read import read_header
 from vitrail.core.errors import CheckpointError, ConfigError, KeyMismatch, ShapeError, UnknownFamily, UnsafeFile
+from vitrail.headless.examine import as_text, examine
 from vitrail.nodes import host, spandrel_refiner
 from vitrail.nodes.host_upscale import HostUpscaler
 from vitrail.nodes.loaders import LoadRefiner
@@ -371,6 +372,20 @@ def test_a_name_that_claims_a_tower_of_layers_is_refused(spandrel: Any, folder: 
     state = compact() | {"body.99999999999.bias": torch.ones(48)}
     with pytest.raises(UnknownFamily, match="names a layer 99999999999; expected 10000 at most"):
         opened(written(state, folder / "a.safetensors"))
+
+
+def test_sizes_that_ask_for_far_more_memory_than_the_file_are_refused(spandrel: Any, folder: Path) -> None:
+    state = compact() | {"body.0.weight": torch.ones(20_000, 3, 1, 1)}
+    with pytest.raises(UnknownFamily, match="cannot build it: it is far larger than its file"):
+        opened(written(state, folder / "a.safetensors"))
+
+
+def test_inspect_says_what_it_is(spandrel: Any, tmp_path: Path) -> None:
+    (found,) = examine(str(tmp_path / written(compact(2), tmp_path / "a.pth")))
+    assert (found["kind"], found["family"]) == ("refiner", "RealESRGAN Compact (through spandrel)")
+    assert found["config"]["scale"] == 2 and "RealESRGAN Compact" in as_text([found])
+    with pytest.raises(UnknownFamily, match="of no family known here.*no such refiner either"):
+        examine(str(tmp_path / written({"nothing.weight": torch.ones(2)}, tmp_path / "b.safetensors")))
 
 
 def test_a_network_that_needs_a_mask_is_refused(spandrel: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
