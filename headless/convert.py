@@ -15,8 +15,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, help="of the weights (default: the narrowest that keeps every number)")
     add("--config", type=Path, help="the publisher's config (default: the one beside the file)")
     weights = command.add_mutually_exclusive_group()
-    weights.add_argument("--ema", action="store_true", default=None, help="the averaged weights")
-    weights.add_argument("--plain", dest="ema", action="store_false", help="the plain ones (default: averaged, if any)")
+    weights.add_argument("--ema", action="store_true", help="the averaged weights, which the loader nodes take")
+    weights.add_argument("--plain", dest="ema", action="store_false", help="the plain ones (default)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -54,7 +54,7 @@ def _load(name: str, kind: str, dtype: str, config: str = AUTO, **settings: Any)
     if (found := describe(path, config=sidecar)["kind"]) != kind:
         advice = f"open it with {LOADERS[found]}" if found in LOADERS else "no node opens those"
         raise ConfigError(f"{name} holds a model of the kind {found}: {advice}")
-    model = load(path, config=sidecar, dtype=DTYPES[dtype], **settings)
+    model = load(path, config=sidecar, dtype=DTYPES[dtype], ema=None, **settings)
     return host.honour_flags(model) if dtype == AUTO else model
 
 

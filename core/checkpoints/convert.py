@@ -29,7 +29,7 @@ def convert(
     to: str = "vitrail",
     dtype: torch.dtype | None = None,
     config: Mapping[str, Any] | PathLike | None = None,
-    ema: bool | None = None,
+    ema: bool | None = False,
 ) -> list[Path]:
     """Write what a file holds in another layout; the result gives the same outputs where the dtype holds its numbers.
 

@@ -29,14 +29,15 @@ def load(
     *,
     config: Mapping[str, Any] | PathLike | None = None,
     dtype: torch.dtype | None = None,
-    ema: bool | None = None,
+    ema: bool | None = False,
     **overrides: Any,
 ) -> nn.Module:
     """The model in a file, on the CPU, in eval mode: an Autoencoder, LatentDiffusion, Refiner, Prior and so on.
 
     config: the publisher's config, as a mapping or a .yaml or .json file; by default the one that lies beside it.
     dtype: of the weights (default float32; a codebook stays float32 anyway).
-    ema: the averaged weights of a file that holds both (true), or the plain ones; None: the averaged where complete.
+    ema: of a file that holds both, the plain weights (False, as its own trainer, diffusers and ComfyUI load it), the
+        averaged ones (True), or the averaged where complete (None: best for pictures, and what the nodes take).
     overrides: settings of the model's config that replace what the file says, such as prediction="v".
     Raises: CheckpointError and its kinds (UnknownFamily, KeyMismatch, UnsafeFile); ConfigError for a bad setting.
     """
@@ -50,7 +51,7 @@ def load(
 
 
 def describe(
-    path: PathLike, *, config: Mapping[str, Any] | PathLike | None = None, ema: bool | None = None
+    path: PathLike, *, config: Mapping[str, Any] | PathLike | None = None, ema: bool | None = False
 ) -> dict[str, Any]:
     """What a file holds, as JSON can say it, from its header alone: no model is built, no weights are read.
 
@@ -80,7 +81,7 @@ def describe(
     }
 
 
-def verify(path: PathLike, *, config: Mapping[str, Any] | PathLike | None = None, ema: bool | None = None) -> None:
+def verify(path: PathLike, *, config: Mapping[str, Any] | PathLike | None = None, ema: bool | None = False) -> None:
     """Check what `describe` leaves out: that every key fits its model and every weight is a number.
 
     One tensor at a time, so that a file of any size can be checked. Raises: as `load`.

@@ -99,11 +99,11 @@ def test_latent_diffusion_survives_compvis_layout(
         nn.init.normal_(parameter, std=0.1)
     path = tmp_path_factory.mktemp("ldm") / "m.ckpt"
     as_compvis_saves_it(model, path, averages=averages)
-    loaded = load(path, config=said(config))
+    loaded = load(path, config=said(config), ema=None)
     assert loaded.config == config
     x, context = torch.randn(1, unet.in_channels, 8, 8), None if unet.context_dim is None else torch.randn(1, 2, 8)
     with torch.no_grad():
         assert torch.equal(loaded.network(x, torch.tensor(3.0), context), model.network(x, torch.tensor(3.0), context))
-    alone = describe(path, config={})
+    alone = describe(path, config={}, ema=None)
     assert alone["config"]["table"]["kind"] == "scaled_linear" and abs(alone["config"]["table"]["end"] - 0.015) < 1e-6
     assert ("model_ema" in alone["weights"]) == averages

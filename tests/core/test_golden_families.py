@@ -183,7 +183,7 @@ def written(model: Any, told: Tensor, **given: Tensor) -> Tensor:
 def ldm(golden: Case) -> Outputs:
     """Networks with everything around them, and the samplers that the reference ran."""
     tensors = golden.tensors
-    model = load(golden.path / "model.ckpt", ema=False)
+    model = load(golden.path / "model.ckpt")
     autoencoder, x, t = model.autoencoder, tensors["in.x"], tensors["in.t"]
     latent = autoencoder.scale(autoencoder.encode(tensors["in.image"]))
     yield "first_stage_latent", latent
@@ -201,7 +201,7 @@ def ldm(golden: Case) -> Outputs:
     yield "eps_t999", answer(model, x, torch.full((len(x),), 999.0), cond)
     yield "eps_frac", answer(model, x, tensors["in.t_frac"], cond)
     if "out.eps_ema" in tensors:
-        yield "eps_ema", answer(load(golden.path / "model.ckpt"), x, t, cond)
+        yield "eps_ema", answer(load(golden.path / "model.ckpt", ema=True), x, t, cond)
     yield from posterior(golden, model, eps)
     yield from losses(golden, model, cond)
     yield from sampled(golden, model, cond, null)
