@@ -5,6 +5,7 @@ from vitrail.core.bottlenecks import (
     FSQConfig,
     GumbelConfig,
     LFQConfig,
+    RemapConfig,
     ResidualConfig,
     VQConfig,
 )
@@ -15,4 +16,5 @@ WITH_CODES: dict[str, BottleneckConfig] = {
     "fsq": FSQConfig(levels=(4, 3, 5, 3)),
     "lfq": LFQConfig(bits=4),
     "residual": ResidualConfig(depth=3, book=VQConfig(codes=16, dim=4, legacy=False)),
+    "remap": RemapConfig(book=VQConfig(codes=16, dim=4), kept=16),
 }

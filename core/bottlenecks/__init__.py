@@ -9,11 +9,12 @@ from .fsq import FiniteScalarQuantizer, FSQConfig
 from .gumbel import GumbelConfig, GumbelQuantizer
 from .kl import KLBottleneck, KLConfig
 from .lfq import LFQConfig, LookupFreeQuantizer
+from .remap import RemapConfig, RemappedQuantizer
 from .residual import ResidualConfig, ResidualQuantizer
 from .search import nearest
 from .vq import VectorQuantizer, VQConfig
 
-BottleneckConfig = VQConfig | KLConfig | GumbelConfig | FSQConfig | LFQConfig | ResidualConfig
+BottleneckConfig = VQConfig | KLConfig | GumbelConfig | FSQConfig | LFQConfig | ResidualConfig | RemapConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ BOTTLENECKS = {
     "fsq": Bottleneck(FSQConfig, FiniteScalarQuantizer),
     "lfq": Bottleneck(LFQConfig, LookupFreeQuantizer),
     "residual": Bottleneck(ResidualConfig, ResidualQuantizer),
+    "remap": Bottleneck(RemapConfig, RemappedQuantizer),
 }
 
 
@@ -54,6 +56,8 @@ __all__ = [
     "KLConfig",
     "LFQConfig",
     "LookupFreeQuantizer",
+    "RemapConfig",
+    "RemappedQuantizer",
     "ResidualConfig",
     "ResidualQuantizer",
     "VQConfig",

@@ -94,6 +94,11 @@ class VectorQuantizer(nn.Module):
     @property
     def codebook(self) -> Tensor:
         """The vectors that codes stand for, [K, D] float32, of length 1 with the cosine metric."""
+        return self._book
+
+    @property
+    def _book(self) -> Tensor:
+        """Every vector there is, to round to."""
         return self._unit(self.embedding.weight.detach().float())
 
     def forward(self, z: Tensor) -> Quantized:
@@ -107,7 +112,7 @@ class VectorQuantizer(nn.Module):
             flat = self._unit(to_rows(z, self.config.dim))
             if self.training:
                 self._prepare(flat.detach())
-            indices = nearest(flat.detach(), self.codebook)
+            indices = nearest(flat.detach(), self._book)
             rounded = self._vectors(indices)
             loss = self._loss(flat, rounded)
             if self.training:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import CheckpointError, KeyMismatch
+from ..errors import CheckpointError, KeyMismatch, ShapeError
 from .family import Family
 from .header import Header
 from .keymap import translate
@@ -47,7 +47,8 @@ class Counted(TorchFunctionMode):
 def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype: torch.dtype) -> None:
     """Give a model on the meta device the weights of a file; those that keep their dtype stay mapped from it.
 
-    Raises: KeyMismatch with every key that does not fit; CheckpointError for weights that are not numbers.
+    Raises: KeyMismatch with every key that does not fit; CheckpointError for weights that are not numbers, or that
+    a part cannot use.
     """
     names = translate(family.keys(settings), header.tensors)
     check_keys(header, names, expected_keys(family, model))
@@ -56,7 +57,10 @@ def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype:
     placed = {new: old for old, new in names.items()}
     for prefix, part in family.parts(model).items():
         mine = {name: tensors[placed[prefix + name]] for name in part.state_dict()}
-        part.load_state_dict(converted(part, dtype, mine), assign=True)
+        try:
+            part.load_state_dict(converted(part, dtype, mine), assign=True)
+        except ShapeError as error:
+            raise CheckpointError(f"{header.path.name}: {error}") from error
 
 
 def converted(

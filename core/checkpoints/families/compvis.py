@@ -10,7 +10,7 @@ from typing import Any
 
 from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
-from ...bottlenecks import BottleneckConfig, GumbelConfig, KLConfig, VQConfig
+from ...bottlenecks import BottleneckConfig, GumbelConfig, KLConfig, RemapConfig, VQConfig
 from ...errors import CheckpointError
 from ..family import Family, Sidecar, has_all, has_none, metadata_is
 from ..header import Header
@@ -21,6 +21,9 @@ RESOLUTION = 256
 
 BETA, LEGACY = 0.25, True
 """VQModel builds its quantiser with these in both repositories."""
+
+USED, UNKNOWN = "quantize.used", "random"
+"""The codes that a `remap` kept, and what the others become unless the config says it."""
 
 _AUTOENCODER = (
     has_all("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "post_quant_conv.weight")
@@ -33,7 +36,15 @@ _AUTOENCODER = (
 def infer_vq(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     """The config of a VQModel."""
     codes, dim = header.shape("quantize.embedding.weight")
-    return _infer(header, sidecar, VQConfig(codes=codes, dim=dim, beta=BETA, legacy=LEGACY))
+    book = VQConfig(codes=codes, dim=dim, beta=BETA, legacy=LEGACY)
+    return _infer(header, sidecar, _remapped(book, header, sidecar) if USED in header else book)
+
+
+def _remapped(book: VQConfig, header: Header, sidecar: Sidecar) -> RemapConfig:
+    """The list of kept codes is in the file; what others become only the config says."""
+    unknown = sidecar.at("model.params.unknown_index", UNKNOWN, f'"{UNKNOWN}", as VQModel has it')
+    (kept,) = header.shape(USED)
+    return RemapConfig(book=book, kept=kept, unknown=unknown if isinstance(unknown, int) else str(unknown))
 
 
 def infer_gumbel(header: Header, sidecar: Sidecar) -> AutoencoderConfig:

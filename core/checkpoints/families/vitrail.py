@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
-from ...bottlenecks import ResidualConfig, VQConfig
+from ...bottlenecks import RemapConfig, ResidualConfig, VQConfig
 from ...config_io import from_dict, to_dict
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ...errors import CheckpointError, ConfigError, UnsafeFile
@@ -118,7 +118,7 @@ def _family(kind: Kind) -> Family:
 
 def _without_training(model: Autoencoder) -> AutoencoderConfig:
     bottleneck = model.config.bottleneck
-    fixed = bottleneck.fixed() if isinstance(bottleneck, VQConfig | ResidualConfig) else bottleneck
+    fixed = bottleneck.fixed() if isinstance(bottleneck, VQConfig | ResidualConfig | RemapConfig) else bottleneck
     return replace(model.config, bottleneck=fixed)
 
 
