@@ -17,6 +17,7 @@ import torch
 from host_client import Rejected, Run
 from host_endurance import ENDURANCE_CHECKS
 from host_graph import choices
+from host_guidance_checks import GUIDANCE_CHECKS
 from host_parts import LOOSE, ONE_LEVEL_LESS, OTHER_NOISE, STEPS, STOCK_CHANGES, Parts, relative
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
@@ -348,6 +349,7 @@ CHECKS: dict[str, Check] = {
     "a refiner of another maker opens, as the stock loader opens it": opens_refiners_of_other_makers,
     "a model file that is not there is refused": refuses_a_missing_file,
     "a latent of another autoencoder is refused in words": refuses_a_foreign_latent,
+    **GUIDANCE_CHECKS,
     **ENDURANCE_CHECKS,
     **WORKFLOW_CHECKS,
 }

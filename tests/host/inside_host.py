@@ -12,12 +12,13 @@ from typing import Any
 
 import inside_checks
 import inside_conditions
+import inside_guidance
 import inside_memory
 import inside_patches
 import inside_public
 from inside_parts import Parts, enter_host
 
-MODULES = (inside_checks, inside_patches, inside_memory, inside_conditions, inside_public)
+MODULES = (inside_checks, inside_patches, inside_memory, inside_conditions, inside_guidance, inside_public)
 CHECKS = {check.__name__: check for module in MODULES for check in module.CHECKS}
 
 

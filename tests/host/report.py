@@ -46,7 +46,7 @@ def make(title: str, check: Check, host: Host, group: str = "") -> Row:
     except Exception as error:  # the report must name every failure
         traceback.print_exc()
         result, figures = "FAILS", f"{type(error).__name__}: {error}"
-    row = Row(title, result, " ".join(figures.split())[:400].replace("|", "\\|"), time.perf_counter() - started, group)
+    row = Row(title, result, " ".join(figures.split())[:1500].replace("|", "\\|"), time.perf_counter() - started, group)
     print(f"{row.result:9} {row.seconds:6.1f} s  {row.title}: {row.figures}", flush=True)
     return row
 

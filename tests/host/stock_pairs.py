@@ -319,10 +319,10 @@ LATENTS: list[Row] = [
 ]
 
 AUTOENCODERS: list[Row] = [
-    ("VAEDecode", forms.autoencoder, lambda p: {"samples": start(p)}),
-    ("VAEDecodeTiled", forms.autoencoder, lambda p: {"samples": start(p), "tile_size": 64, "overlap": 32}),
-    ("VAEEncode", forms.autoencoder, lambda p: {"pixels": p.picture()}),
-    ("VAEEncodeTiled", forms.autoencoder, lambda p: {"pixels": p.picture(), "tile_size": 64, "overlap": 16}),
+    ("VAEDecode", forms.autoencoder, forms.nothing),
+    ("VAEDecodeTiled", forms.autoencoder, lambda p: {"tile_size": 64, "overlap": 32}),
+    ("VAEEncode", forms.autoencoder, forms.nothing),
+    ("VAEEncodeTiled", forms.autoencoder, lambda p: {"tile_size": 64, "overlap": 16}),
     ("VAEEncodeForInpaint", forms.latent, lambda p: {"pixels": p.picture(), "vae": p.vae, "mask": half(p)}),
     (
         "InpaintModelConditioning",
