@@ -18,7 +18,7 @@ from host_client import Rejected, Run
 from host_endurance import ENDURANCE_CHECKS
 from host_graph import choices
 from host_guidance_checks import GUIDANCE_CHECKS
-from host_parts import LOOSE, ONE_LEVEL_LESS, OTHER_NOISE, STEPS, STOCK_CHANGES, Parts, relative
+from host_parts import CHANGED_MODELS, LOOSE, ONE_LEVEL_LESS, OTHER_NOISE, STEPS, STOCK_CHANGES, Parts, relative
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
 from host_workflows import WORKFLOW_CHECKS
@@ -217,7 +217,7 @@ def each_of_a_batch_equals_its_own_run(host: Host) -> str:
 def stock_changes_reach_both_samplers(host: Host) -> str:
     figures = {}
     for name, change in STOCK_CHANGES.items():
-        parts = Parts.of(host)
+        parts = Parts.of(host, name=CHANGED_MODELS.get(name, ""))
         changed = change(parts)
         sigmas = parts.sigmas(model=changed.get("model", parts.model))
         runs = {"plain": parts.stock(), "stock": parts.stock(**changed), "ours": parts.ours(sigmas, **changed)}

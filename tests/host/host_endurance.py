@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from host_client import Client
 from host_graph import Graph
-from host_parts import Parts
+from host_parts import TINY, Parts
 from host_rig import Host, add_inputs, read_picture, worst
 from host_server import free_port
 from tiny import write_tiny_models
@@ -19,7 +19,6 @@ from tiny import write_tiny_models
 RUNS, RELOAD = 300, 15
 GROWTH = 12e6
 FLAGS = ("--force-fp16", "--bf16-vae", "--fp16-text-enc")  # --cpu excludes --lowvram
-TINY = "checkpoints/tiny-diffusion.safetensors"
 
 
 def resident(pid: int) -> int:

@@ -29,7 +29,7 @@ def agree(host: Host, parts: Parts, plain: Link, **links: Link) -> str:
 
 
 def rescale_equals_the_stock_node(host: Host) -> str:
-    parts = Parts.of(host, batch=2)
+    parts = Parts.of(host)
     stock = parts.graph.add("RescaleCFG", model=parts.model, multiplier=0.7)[0]
     ours = guided(parts, rescale=0.7)
     runs = {"stock": parts.stock(model=stock), "theirs": parts.stock(model=ours), "ours": parts.ours(model=ours)}
@@ -38,7 +38,7 @@ def rescale_equals_the_stock_node(host: Host) -> str:
 
 def the_interval_equals_a_run_in_three(host: Host) -> str:
     """KSamplerAdvanced without guidance, with it, and without it again, each from where the last one stopped."""
-    parts = Parts.of(host, batch=2)
+    parts = Parts.of(host)
     model, latent = guided(parts, **INTERVAL), parts.latent
     for start, end, cfg in ((0, FIRST, 1.0), (FIRST, PAST, 3.0), (PAST, STEPS, 1.0)):
         latent = parts.graph.add(

@@ -11,6 +11,7 @@ from host_rig import Host, worst
 from torch import Tensor
 
 STEPS = 8
+TINY = "checkpoints/tiny-diffusion.safetensors"
 OTHER_NOISE = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 """Solvers that draw noise of the host's law, but other numbers: the host's come from a tree over the whole batch."""
 
@@ -42,9 +43,11 @@ class Parts:
     refiner: str
 
     @classmethod
-    def of(cls, host: Host, batch: int = 1, side: int = 64) -> Parts:
+    def of(cls, host: Host, batch: int = 1, side: int = 64, name: str = "") -> Parts:
         graph = host.graph()
-        model, clip, vae, vq_model = (graph.add("VitrailLoadDiffusion", name=host.diffusion)[i] for i in range(4))
+        model, clip, vae, vq_model = (
+            graph.add("VitrailLoadDiffusion", name=name or host.diffusion)[i] for i in range(4)
+        )
         return cls(
             graph=graph, model=model, clip=clip, vae=vae, vq_model=vq_model,
             positive=graph.add("CLIPTextEncode", clip=clip, text="cat")[0],
@@ -122,3 +125,6 @@ STOCK_CHANGES: dict[str, Callable[[Parts], dict[str, Link]]] = {
     "ConditioningSetTimestepRange": _late,
 }
 """Stock nodes that change what a sampler is handed."""
+
+CHANGED_MODELS = {"FreeU_V2": TINY}
+"""Models for those that need another than the shipped one: FreeU works on layers of 2 or 4 times model_channels."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from host_graph import Link
-from host_parts import Parts
+from host_parts import TINY, Parts
 from host_rig import Host, worst
 
 SAME = 1e-4
@@ -38,11 +38,16 @@ def sampled_both_ways(host: Host, parts: Parts, changed: bool = True, **changes:
     return agree(host.latents(parts.graph, **runs), changed)
 
 
-def model_patch(host: Host, kind: str, inputs: Inputs, side: int = 64) -> str:
-    """MODEL to MODEL: our model through it, sampled by KSampler and by our sampler; side: of the picture in pixels."""
-    parts = Parts.of(host, side=side)
+def model_patch(host: Host, kind: str, inputs: Inputs, side: int = 64, name: str = "") -> str:
+    """MODEL to MODEL: a model of ours through it, by KSampler and by our sampler; side: of the picture in pixels."""
+    parts = Parts.of(host, side=side, name=name)
     given = {"model": parts.model, **inputs(parts)} if "model" in known(host, kind) else inputs(parts)
     return sampled_both_ways(host, parts, model=parts.graph.add(kind, **given)[0])
+
+
+def model_patch_for_wider_layers(host: Host, kind: str, inputs: Inputs) -> str:
+    """The same for a node that works on layers of 2 or 4 times model_channels alone, which `vitrail-1` has not."""
+    return model_patch(host, kind, inputs, name=TINY) + " on a network with layers of twice the width, not on this one"
 
 
 def model_patch_without_effect(host: Host, kind: str, inputs: Inputs) -> str:

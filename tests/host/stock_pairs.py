@@ -146,8 +146,8 @@ SOLVERS: list[Row] = [
 MODELS: list[Row] = [
     ("LoraLoader", forms.model_patch, lambda p: {"model": p.model, "clip": p.clip, "lora_name": LORA}),
     ("LoraLoaderModelOnly", forms.model_patch, fixed(lora_name=LORA)),
-    ("FreeU", forms.model_patch, nothing),
-    ("FreeU_V2", forms.model_patch, nothing),
+    ("FreeU", forms.model_patch_for_wider_layers, nothing),
+    ("FreeU_V2", forms.model_patch_for_wider_layers, nothing),
     ("PerturbedAttentionGuidance", forms.model_patch, nothing),
     ("SelfAttentionGuidance", forms.model_patch, nothing),
     ("HyperTile", partial(forms.model_patch, side=256), fixed(tile_size=32, max_depth=2)),
@@ -193,7 +193,7 @@ MODELS: list[Row] = [
     ("ModelMergeBlocks", forms.model_patch, two_models(input=0.3, middle=0.5, out=0.0)),
     ("ModelMergeAdd", forms.model_patch, two_models()),
     ("ModelMergeSubtract", forms.model_patch, two_models(multiplier=0.1)),
-    ("ModelMergeSD1", forms.model_patch, two_models(**{"input_blocks.4.": 0.3})),
+    ("ModelMergeSD1", forms.model_patch, two_models(**{"input_blocks.3.": 0.3})),
 ]
 
 CLIPS: list[Row] = [
