@@ -40,10 +40,11 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
     """Give every weight a random value of a sound size: layers that start at zero would hide what they are fed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             fan_in = weight[0].numel() if weight.ndim > 1 else 400
             noise = torch.randn(weight.shape, generator=generator) * fan_in**-0.5
-            weight.copy_(noise if weight.ndim > 1 else weight + noise)
+            norm = weight.ndim == 1 and name.endswith("weight")
+            weight.copy_(weight + noise if norm else noise)
     return model.eval()
 
 
