@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vitrail.nodes import NODE_CLASS_MAPPINGS
 
@@ -36,6 +37,30 @@ def test_a_page_lists_the_values_of_a_table_that_begins_with_an_input(node: Any)
         if isinstance(inputs.get(head, (None,))[0], list):
             listed = {value.strip() for row in rows.splitlines() for value in row.split("|")[1].split(",")}
             assert listed == set(inputs[head][0])
+
+
+@pytest.mark.parametrize("language", ("en", "zh"))
+@pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
+def test_a_page_shows_a_picture_of_its_node(node: str, language: str) -> None:
+    """The host puts the pack's docs folder, not the node's, before a relative link."""
+    text = (PAGES / node / f"{language}.md").read_text(encoding="utf-8")
+    assert re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text) == [f"{node}/node.png"]
+
+
+@pytest.mark.parametrize("node", NODE_CLASS_MAPPINGS)
+def test_a_picture_is_a_small_png_and_the_nodes_own(node: str) -> None:
+    path = PAGES / node / "node.png"
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.format == "PNG" and 300 <= picture.width <= 640 and picture.height <= 640
+        assert len(picture.getcolors()) > 16, "an empty page has few colours"
+    assert path.stat().st_size <= 40_000
+    others = [each for each in PAGES.glob("*/node.png") if each != path]
+    assert path.read_bytes() not in [each.read_bytes() for each in others]
+
+
+def test_all_pictures_together_are_below_a_megabyte() -> None:
+    assert sum(each.stat().st_size for each in PAGES.glob("*/node.png")) <= 1_000_000
 
 
 def test_no_page_is_left_over() -> None:
