@@ -18,13 +18,13 @@ from host_client import Rejected, Run
 from host_endurance import ENDURANCE_CHECKS
 from host_graph import choices
 from host_guidance_checks import GUIDANCE_CHECKS
-from host_parts import CHANGED_MODELS, LOOSE, ONE_LEVEL_LESS, OTHER_NOISE, STEPS, STOCK_CHANGES, Parts, relative
+from host_parts import CHANGED_MODELS, ONE_LEVEL_LESS, OTHER_NOISE, SAME, STEPS, STOCK_CHANGES, Parts, relative, table
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
+from host_source_checks import SOURCE_CHECKS
 from host_workflows import WORKFLOW_CHECKS
 from PIL import Image
 
-SAME = 1e-4  # largest difference of latents of about unit size whose sums run in another order
 IMPORT_TIMER = """
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
@@ -44,14 +44,6 @@ for name in ("first_start", "later_start"):
 def shared(names: list[str], others: list[str]) -> list[str]:
     """What both lists hold."""
     return [name for name in names if name in others]
-
-
-def table(figures: dict[str, float]) -> str:
-    """The figures as words; AssertionError where there is none or one is above its limit."""
-    text = ", ".join(f"{name} {value:.1e}" for name, value in figures.items())
-    same = all(value <= LOOSE.get(name, SAME) for name, value in figures.items())
-    assert figures and same, text or "nothing to compare"
-    return text
 
 
 def imports_quickly(host: Host) -> str:
@@ -180,35 +172,6 @@ def solvers_of_other_noise_agree_without_it(host: Host) -> str:
         runs = {"stock": parts.custom(sigmas, stock), "ours": parts.ours(sigmas, sampler=name, eta=0.0)}
         figures[name] = worst(*host.latents(parts.graph, **runs).values())
     return f"at eta 0: {table(figures)}"
-
-
-def image_to_image(host: Host) -> str:
-    parts = Parts.of(host)
-    start = parts.graph.add("VAEEncode", pixels=parts.picture(), vae=parts.vae)[0]
-    ours = parts.ours(parts.sigmas(denoise=0.4), latent=start)
-    runs = {"ours": ours, "stock": parts.stock(latent_image=start, denoise=0.4), "full": parts.ours(latent=start)}
-    latents = host.latents(parts.graph, start=start, **runs)
-    near, far = ((latents[name] - latents["start"]).square().mean().sqrt().item() for name in ("ours", "full"))
-    assert near < far, f"denoise 0.4 goes {near:.2f} from the source, denoise 1 only {far:.2f}"
-    same = table({"against KSampler": worst(latents["stock"], latents["ours"])})
-    return f"denoise 0.4 {same}; goes {near:.2f} from the source, denoise 1 {far:.2f}"
-
-
-def inpainting(host: Host) -> str:
-    parts = Parts.of(host)
-    graph = parts.graph
-    start = graph.add("VAEEncode", pixels=parts.picture(), vae=parts.vae)[0]
-    keep, change = (graph.add("SolidMask", value=v, width=w, height=64)[0] for v, w in ((0.0, 64), (1.0, 32)))
-    mask = graph.add("MaskComposite", destination=keep, source=change, x=0, y=0, operation="add")[0]
-    masked = graph.add("SetLatentNoiseMask", samples=start, mask=mask)[0]
-    ours, stock = parts.ours(latent=masked), parts.stock(latent_image=masked)
-    latents = host.latents(graph, start=start, ours=ours, stock=stock)
-    half = latents["start"].shape[-1] // 2
-    kept = worst(latents["ours"][..., half:], latents["start"][..., half:])
-    changed = worst(latents["ours"][..., :half], latents["start"][..., :half])
-    same = table({"against KSampler": worst(latents["stock"], latents["ours"]), "kept half": kept})
-    assert changed > 0.1, f"the masked half changed by {changed:.1e} only"
-    return f"{same}; masked half changes by {changed:.1f}"
 
 
 def each_of_a_batch_equals_its_own_run(host: Host) -> str:
@@ -344,8 +307,7 @@ CHECKS: dict[str, Check] = {
     "stock SamplerCustomAdvanced runs our SIGMAS and SAMPLER": stock_custom_sampler_takes_ours,
     "our sampler equals stock KSampler on our model": our_sampler_equals_ksampler,
     "solvers with noise of other numbers agree with the host's without it": solvers_of_other_noise_agree_without_it,
-    "image to image by denoise": image_to_image,
-    "inpainting by mask": inpainting,
+    **SOURCE_CHECKS,
     "image i of a batch equals its own run": each_of_a_batch_equals_its_own_run,
     "stock patches and conditionings reach both samplers": stock_changes_reach_both_samplers,
     "a stock node with noise levels of another kind is warned of, once": warns_of_levels_of_another_kind,

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from host_graph import Link
-from host_parts import STEPS, Parts
+from host_parts import SAME, STEPS, Parts
 from host_rig import Host, worst
 
-SAME = 1e-4
 INTERVAL = {"start": 0.3, "end": 0.8}
 FIRST, PAST = 3, 6
 """Of the 8 steps of the schedule normal, at the shares i / 7 of the run, those from 3/7 to 5/7 lie in the interval."""

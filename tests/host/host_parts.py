@@ -11,6 +11,7 @@ from host_rig import Host, worst
 from torch import Tensor
 
 STEPS = 8
+SAME = 1e-4  # largest difference of latents of about unit size whose sums run in another order
 TINY = "checkpoints/tiny-diffusion.safetensors"
 OTHER_NOISE = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 """Solvers that draw noise of the host's law, but other numbers: the host's come from a tree over the whole batch."""
@@ -26,6 +27,14 @@ LOOSE = dict.fromkeys(("uni_pc", "uni_pc_bh2"), 1e-3)
 def relative(a: Tensor, b: Tensor) -> float:
     """The largest difference, as a share of the largest value where that is above 1."""
     return worst(a, b) / max(1.0, float(a.abs().max()))
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures as words; AssertionError where there is none or one is above its limit."""
+    text = ", ".join(f"{name} {value:.1e}" for name, value in figures.items())
+    same = all(value <= LOOSE.get(name, SAME) for name, value in figures.items())
+    assert figures and same, text or "nothing to compare"
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +93,12 @@ class Parts:
         settings: dict[str, Any] = {"model": self.model, "scheduler": "normal", "steps": STEPS, "denoise": 1.0}
         return self.graph.add(kind, **{**settings, **changes})[0]
 
-    def picture(self) -> Link:
-        """A picture of 64 x 64."""
-        return self.graph.add("LoadImage", image="vitrail-check.png")[0]
+    def picture(self, width: int = 64, height: int = 64) -> Link:
+        """A picture of 64 x 64, stretched to that size."""
+        picture = self.graph.add("LoadImage", image="vitrail-check.png")[0]
+        if (width, height) == (64, 64):
+            return picture
+        return self.graph.add("ImageScale", image=picture, width=width, height=height, upscale_method="bilinear")[0]
 
 
 def _combined(parts: Parts, second: Link) -> dict[str, Link]:

@@ -24,6 +24,7 @@ from vitrail.core.checkpoints import load, shipped_models
 
 WORKFLOWS = PACK / "example_workflows"
 LORA = "vitrail-check.safetensors"
+CLEAR = "vitrail-clear.png"
 
 
 class NotHere(Exception):
@@ -125,10 +126,15 @@ def write_lora(models: Path, name: str) -> None:
 
 
 def add_inputs(folder: Path) -> None:
-    """The pictures that the example workflows load, and one of 64 x 64 with flat areas, edges and gradients."""
+    """The pictures that the example workflows load, and one of 64 x 64 with flat areas, edges and gradients.
+
+    CLEAR is the same with its left half transparent.
+    """
     for picture in WORKFLOWS.glob("*.png"):
         copy(picture, folder)
     ramp = numpy.linspace(0, 255, 64, dtype=numpy.uint8)
     picture = numpy.stack([numpy.tile(ramp, (64, 1)), numpy.tile(ramp[:, None], (1, 64)), numpy.full((64, 64), 90)], 2)
     picture[16:40, 20:50] = (230, 60, 40)
     Image.fromarray(picture.astype(numpy.uint8)).save(folder / "vitrail-check.png")
+    alpha = numpy.where(numpy.arange(64) < 32, 0, 255)
+    Image.fromarray(numpy.dstack([picture, numpy.tile(alpha, (64, 1))]).astype(numpy.uint8)).save(folder / CLEAR)

@@ -59,7 +59,7 @@ def render(rows: list[Row], host: Host, day: datetime) -> str:
     lines = [
         "# Vitrail in a real host",
         "",
-        "Written by `tests/host/report.py`; each row is a function of `host_checks.py` or `host_workflows.py` there.",
+        "Written by `tests/host/report.py`; each row is a function of `host_checks.py` or of what it joins there.",
         "",
         f"- Date: {day:%Y-%m-%d}; Vitrail {version('vitrail')}",
         f"- Host: ComfyUI {host.version}, frontend {frontend}, torch {system['pytorch_version']},"
