@@ -1,6 +1,6 @@
 """Building a model without memory for its weights, and giving it those of a file, every key and number checked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from .header import Header
 from .keymap import translate
 
 SHOWN = 8
+PIECES, SMALL = 8, 1 << 26
+"""Pieces that a file is read in, and the bytes below which it is not cut further."""
+
 MOST = 200_000
 """Operations that building a model may take: public models take a few thousand."""
 
@@ -31,7 +34,10 @@ def build(family: Family, settings: Any, header: Header) -> nn.Module:
 
 
 class Counted(TorchFunctionMode):
-    """Stops a build that goes on and on, as a config with a billion layers would make it."""
+    """Stops a build that goes on and on, as a config with a billion layers would make it, and starts no weights.
+
+    They have no memory to start in, and the first normal_ of a meta tensor makes torch import its compiler: a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +47,12 @@ class Counted(TorchFunctionMode):
         self.calls += 1
         if self.calls > MOST:
             raise ValueError("it has far more layers than any model")
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            tensor = kwargs.get("tensor", args[0] if args else None)
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype: torch.dtype) -> None:
@@ -52,15 +63,44 @@ def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype:
     """
     names = translate(family.keys(settings), header.tensors)
     check_keys(header, names, expected_keys(family, model))
-    tensors = header.read(list(names))
-    check_finite(header, tensors)
-    placed = {new: old for old, new in names.items()}
-    for prefix, part in family.parts(model).items():
-        mine = {name: tensors[placed[prefix + name]] for name in part.state_dict()}
+    placed, parts = {new: old for old, new in names.items()}, family.parts(model)
+    weights: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in parts}
+    owned = {prefix: {name: placed[prefix + name] for name in part.state_dict()} for prefix, part in parts.items()}
+    broken: list[str] = []
+    for piece in pieces(header, list(names), dtype):
+        tensors = header.read(piece)
+        broken += [name for name, tensor in tensors.items() if not finite(tensor)]
+        for prefix, part in parts.items():
+            taken = [name for name, old in owned[prefix].items() if old in tensors]
+            mine = {name: tensors[owned[prefix][name]] for name in taken}
+            weights[prefix] |= converted(part, dtype, mine)
+            del mine  # what was mapped and cast goes before the next piece comes
+        del tensors
+    refuse_broken(header, broken)
+    for prefix, part in parts.items():
         try:
-            part.load_state_dict(converted(part, dtype, mine), assign=True)
+            part.load_state_dict(weights[prefix], assign=True)
         except ShapeError as error:
             raise CheckpointError(f"{header.path.name}: {error}") from error
+
+
+def pieces(header: Header, names: list[str], dtype: torch.dtype) -> Iterator[list[str]]:
+    """The names by runs that hold an eighth each of the bytes to cast, so that no cast holds all of a file twice.
+
+    A torch file comes whole: each reading of it unpickles it again.
+    """
+    infos = [header.tensors[name] for name in names]
+    sizes = [0 if info.dtype == dtype else info.numbers * info.dtype.itemsize for info in infos]
+    most = max(SMALL, sum(sizes) // PIECES)
+    piece: list[str] = []
+    held = 0
+    for name, size in zip(names, sizes, strict=True):
+        if piece and held + size > most and header.format != "torch":
+            yield piece
+            piece, held = [], 0
+        piece.append(name)
+        held += size
+    yield piece
 
 
 def converted(
@@ -110,7 +150,12 @@ def check_keys(header: Header, names: Mapping[str, str], expected: Mapping[str, 
 
 def check_finite(header: Header, tensors: Mapping[str, Tensor]) -> None:
     """CheckpointError where weights are NaN or infinite."""
-    if broken := [name for name, tensor in tensors.items() if not finite(tensor)]:
+    refuse_broken(header, [name for name, tensor in tensors.items() if not finite(tensor)])
+
+
+def refuse_broken(header: Header, broken: list[str]) -> None:
+    """CheckpointError where there are tensors that are not finite."""
+    if broken:
         raise CheckpointError(
             f"{header.path.name} holds weights that are no numbers (NaN or infinite): {listed('tensors', broken)}. "
             "The file is damaged or its training went wrong: fetch or train it again"
@@ -118,11 +163,14 @@ def check_finite(header: Header, tensors: Mapping[str, Tensor]) -> None:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every value is a number: by its sum, which NaN and infinity spoil, looked into where it overflows."""
+    """Whether every value is a number: by its sum, which NaN and infinity spoil, looked into where it overflows.
+
+    The sum is in the tensor's own dtype: torch adds halves in float32 eight times as fast as it casts them to it.
+    """
     if not tensor.is_floating_point():
         return True
     wide = tensor.float() if tensor.element_size() == 1 else tensor
-    return bool(wide.sum(dtype=torch.float32).isfinite()) or bool(wide.isfinite().all())
+    return bool(wide.sum().isfinite()) or bool(wide.isfinite().all())
 
 
 def listed(what: str, names: Iterable[str]) -> str:

@@ -1,0 +1,111 @@
+"""Reading in pieces, and the check that every weight is a number."""
+
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.autoencoders.config import AutoencoderConfig
+from vitrail.core.bottlenecks import KLConfig
+from vitrail.core.checkpoints import fill as filling
+from vitrail.core.checkpoints import load, save_model
+from vitrail.core.checkpoints.fill import finite, pieces
+from vitrail.core.checkpoints.header import Header, TensorInfo
+from vitrail.core.errors import CheckpointError
+
+SMALL_MODEL = AutoencoderConfig(
+    ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4, double_z=True, bottleneck=KLConfig()
+)
+HALF, FULL = torch.float16, torch.float32
+
+
+def header(format: str = "safetensors", dtype: torch.dtype = HALF) -> Header:
+    infos = {f"{i}": TensorInfo(shape=(1 << 18,), dtype=dtype) for i in range(64)}
+    return Header(path=Path("file"), format=format, tensors=infos)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "count"),
+    [(header(), FULL, 8), (header(), HALF, 1), (header("torch"), FULL, 1), (header(dtype=FULL), HALF, 8)],
+    ids=["cast", "kept", "torch", "narrowed"],
+)
+def test_pieces(given: Header, dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SMALL", 1)
+    found = list(pieces(given, list(given.tensors), dtype))
+    assert len(found) == count
+    assert [name for piece in found for name in piece] == list(given.tensors)
+
+
+def test_a_small_file_is_one_piece() -> None:
+    assert list(pieces(header(), ["3", "5"], FULL)) == [["3", "5"]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = Autoencoder(SMALL_MODEL)
+    save_model(model, tmp_path / "autoencoder.safetensors", dtype=HALF)
+    return tmp_path / "autoencoder.safetensors"
+
+
+def test_a_model_read_in_pieces_is_that_read_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load(path).state_dict()
+    monkeypatch.setattr(filling, "SMALL", 1)
+    reads: list[int] = []
+    read = Header.read
+
+    def counted(self: Header, names: Collection[str]) -> dict[str, Tensor]:
+        reads.append(len(names))
+        return read(self, names)
+
+    monkeypatch.setattr(Header, "read", counted)
+    found = load(path).state_dict()
+    assert len(reads) > 4
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) and found[name].dtype == FULL for name in whole)
+
+
+def test_broken_weights_of_all_pieces_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "SMALL", 1)
+    tensors = load_file(path)
+    first, *_, last = (name for name in tensors if tensors[name].ndim == 4)
+    tensors[first].view(-1)[0], tensors[last].view(-1)[-1] = float("nan"), float("inf")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match="2 tensors") as caught:
+        load(path)
+    assert first in str(caught.value)
+    assert last in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [HALF, torch.bfloat16, FULL, torch.float8_e4m3fn])
+def test_finite(dtype: torch.dtype) -> None:
+    sound = torch.full((5000,), torch.finfo(dtype).max).to(dtype)
+    assert finite(sound), "a sum that overflows is no broken weight"
+    for wrong in (float("nan"), float("inf"), float("-inf")):
+        if dtype.itemsize > 1 or wrong != wrong:
+            for place in (0, 1234, 4999):
+                broken = sound.float().index_fill(0, torch.tensor(place), wrong).to(dtype)
+                assert not finite(broken)
+    assert not finite(torch.tensor([float("inf"), float("-inf"), 0.0]))
+
+
+def test_building_a_text_encoder_leaves_torchs_compiler_alone() -> None:
+    code = """
+import sys
+from types import SimpleNamespace
+from vitrail.core.checkpoints.fill import build
+from vitrail.core.text.clip import ClipTextConfig, ClipTextEncoder
+model = build(SimpleNamespace(build=ClipTextEncoder), ClipTextConfig(depth=1), None)
+assert all(value.is_meta for value in model.state_dict().values())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
