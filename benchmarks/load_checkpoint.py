@@ -7,7 +7,9 @@ diffusers' folder) and deleted at the end. Every figure is of a process of its o
 cache, the ways by turns; imports are done before the clock starts. Seconds and the peak are medians. Linux only: a peak
 is the kernel's (VmHWM, pages mapped from the file included) less what the process held before the call. COMFYUI_DIR
 names a checkout of ComfyUI, COMFYUI_VENV its virtual environment; ComfyUI builds the tokenizer too, and is told to keep
-all parts in the dtype. diffusers opens both with its configs from the folder, as there is no network.
+all parts in the dtype. diffusers has accelerate, without which it is far slower, and finds the configs for the single
+file in the folder, as there is no network. It maps weights that keep their dtype and reads none of them; Vitrail reads
+each once to check that it is a number.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -49,14 +52,13 @@ def diffusers(path: Path, dtype: torch.dtype) -> Load:
 
 def comfyui(path: Path, dtype: torch.dtype) -> Load:
     sys.path.insert(0, os.environ["COMFYUI_DIR"])
-    from comfy.cli_args import args
+    args = import_module("comfy.cli_args").args
 
     args.cpu = True
     for part in ("unet", "vae", "text_enc"):
         setattr(args, f"fp{8 * dtype.itemsize}_{part}", True)
-    import comfy.sd
-
-    return lambda: comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=None)
+    sd = import_module("comfy.sd")
+    return lambda: sd.load_checkpoint_guess_config(str(path), embedding_directory=None)
 
 
 WAYS: dict[str, tuple[Callable[[Path, torch.dtype], Load], str]] = {
@@ -68,8 +70,8 @@ WAYS: dict[str, tuple[Callable[[Path, torch.dtype], Load], str]] = {
 }
 
 
-def write_model(folder: Path) -> int:
-    """The model in both layouts, and the bytes of its weights."""
+def write_model(folder: Path) -> None:
+    """The model in both layouts."""
     from vitrail.core.autoencoders.config import AutoencoderConfig
     from vitrail.core.bottlenecks import KLConfig
     from vitrail.core.checkpoints.write_compvis import compvis_layout
@@ -98,8 +100,10 @@ def write_model(folder: Path) -> int:
     for name, content in diffusers_layout(model).items():
         file = folder / FOLDER / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(content, file) if file.suffix == ".safetensors" else file.write_text(json.dumps(content))
-    return numbers(model)
+        if file.suffix == ".safetensors":
+            save_file(content, file)
+        else:
+            file.write_text(json.dumps(content))
 
 
 def filled(value: torch.Tensor, block: int = 1 << 20) -> torch.Tensor:
@@ -109,11 +113,6 @@ def filled(value: torch.Tensor, block: int = 1 << 20) -> torch.Tensor:
     for part in flat.split(block):
         part.copy_(first[: part.numel()])
     return flat.view(value.shape)
-
-
-def numbers(model: Any) -> int:
-    """Parameters in all parts."""
-    return sum(value.numel() for part in model.stored.values() for value in part.state_dict().values())
 
 
 def resident(field: str) -> int:
@@ -141,7 +140,7 @@ def apart(way: str, folder: Path, dtype: str) -> list[float]:
         python = f"{venv}/bin/python"
     command = [python, __file__, "--one", way, "--folder", str(folder), "--dtypes", dtype]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
     return [float(word) for word in done.stdout.splitlines()[-1].split()[:3]]
 
 
@@ -169,23 +168,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtypes", nargs="+", choices=("float16", "float32"), default=["float16", "float32"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--folder", type=Path, help="where the model was left by an earlier run with this option")
+    parser.add_argument("--folder", type=Path, help="keeps the model for another run")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.write:
+        return write_model(args.folder)
     if args.one:
         return measure(args.one, args.folder, getattr(torch, args.dtypes[0]))
     with TemporaryDirectory() as made:
         folder = args.folder or Path(made)
         if not (folder / FILE).exists():
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-c",
-                    f"import load_checkpoint as b, pathlib as p; b.write_model(p.Path({str(folder)!r}))",
-                ],
-                check=True,
-                cwd=Path(__file__).parent,
-            )
+            subprocess.run([sys.executable, __file__, "--write", "--folder", str(folder)], check=True)
         for dtype in args.dtypes:
             weights = (folder / FILE).stat().st_size / 2**20 * getattr(torch, dtype).itemsize / 2
             found: dict[str, list[list[float]]] = {way: [] for way in ways(args.ways)}
