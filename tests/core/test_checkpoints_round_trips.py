@@ -1,0 +1,188 @@
+"""LlamaGen, GumbelVQ and ESRGAN: a model of any sizes, saved in its family's layout, opens as what it was."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitrail.core.autoencoders.autoencoder import Autoencoder
+from vitrail.core.autoencoders.config import AutoencoderConfig
+from vitrail.core.bottlenecks import GumbelConfig, VQConfig
+from vitrail.core.checkpoints import describe, load
+from vitrail.core.refine.refiner import Refiner
+from vitrail.core.refine.rrdb import RefinerConfig
+
+State = dict[str, Tensor]
+
+few = settings(max_examples=8, deadline=None)
+mults = st.lists(st.sampled_from([1, 2]), min_size=1, max_size=3).map(tuple)
+wrappers = st.sampled_from(["safetensors", None, "model", "state_dict", "params_ema", "params"])
+sizes = st.fixed_dictionaries(
+    {
+        "in_channels": st.sampled_from([1, 3, 4]),
+        "out_channels": st.sampled_from([1, 3]),
+        "ch_mult": mults,
+        "num_res_blocks": st.integers(1, 2),
+        "z_channels": st.integers(2, 6),
+        "embed_dim": st.integers(1, 5),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("layouts")
+
+
+def random_weights(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+def saved(state: State, folder: Path, wrapper: str | None) -> Path:
+    if wrapper == "safetensors":
+        save_file(state, folder / "m.safetensors")
+        return folder / "m.safetensors"
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, folder / "m.pth")
+    return folder / "m.pth"
+
+
+def renamed(state: State, *rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> State:
+    """Every name with the first rule that it begins with."""
+    found: State = {}
+    for name, value in state.items():
+        made = (re.sub(f"^{rule}", new, name) for rule, new in rules if re.match(rule, name))
+        found[next(made, name)] = value
+    return found
+
+
+def same_autoencoder(loaded: Any, model: Autoencoder) -> bool:
+    factor = model.config.factor
+    x = torch.rand(1, model.config.in_channels, 2 * factor, 3 * factor) * 2 - 1
+    z = model.encode(x)
+    got, want = loaded.quantize(loaded.encode(x)), model.quantize(z)
+    same = torch.equal(got.indices, want.indices) and torch.equal(got.latent, want.latent)
+    return same and torch.equal(loaded.decode(got.latent), model.decode(want.latent))
+
+
+def as_llamagen_names_it(state: State, levels: int) -> State:
+    middle = {"block_1": "0", "attn_1": "1", "block_2": "2"}
+
+    def turned(found: re.Match[str]) -> str:
+        return f"decoder.conv_blocks.{levels - 1 - int(found[1])}."
+
+    state = renamed(
+        state,
+        (r"(encoder|decoder)\.mid\.(block_1|attn_1|block_2)", lambda found: f"{found[1]}.mid.{middle[found[2]]}"),
+        (r"encoder\.down\.(\d+)\.", r"encoder.conv_blocks.\1."),
+        (r"decoder\.up\.(\d+)\.", turned),
+    )
+    return renamed(state, (r"(.*conv_blocks\.\d+)\.block\.", r"\1.res."))
+
+
+@few
+@given(sizes, st.integers(3, 20), wrappers, st.booleans(), st.sampled_from([0.25, 0.5]))
+def test_llamagen(folder: Path, drawn: dict[str, Any], codes: int, wrapper: str, normed: bool, beta: float) -> None:
+    book = VQConfig(
+        codes=codes, dim=drawn["embed_dim"], beta=beta, legacy=False, metric="cosine" if normed else "l2"
+    )  # fmt: skip
+    last = 256 // 2 ** (len(drawn["ch_mult"]) - 1)
+    config = AutoencoderConfig(ch=32, attn_resolutions=(last,), resolution=256, bottleneck=book, **drawn)
+    model = random_weights(Autoencoder(config))
+    state = as_llamagen_names_it(model.state_dict(), len(config.ch_mult))
+    state["quantize.codebook_used"] = torch.zeros(65536)
+    path = saved(state, folder, wrapper)
+    loaded = load(path, config={"codebook_l2_norm": normed, "commit_loss_beta": beta})
+    assert describe(path)["family"] == "llamagen-vq"
+    assert loaded.config == config and same_autoencoder(loaded, model)
+    usual = replace(book, metric="cosine", beta=0.25)
+    assert load(path).config == replace(config, bottleneck=usual)
+
+
+@few
+@given(
+    sizes, st.integers(3, 20), wrappers, st.sets(st.integers(0, 2)), st.sampled_from([256, 64]), st.booleans(),
+    st.booleans(),
+)  # fmt: skip
+def test_gumbel(
+    folder: Path, drawn: dict[str, Any], codes: int, wrapper: str, attending: set[int], size: int, middle: bool,
+    training: bool,
+) -> None:  # fmt: skip
+    places = tuple(size // 2**level for level in sorted(attending) if level < len(drawn["ch_mult"]))
+    config = AutoencoderConfig(
+        ch=32, attn_resolutions=places if middle else (), attn_type="vanilla" if middle else "none", resolution=size,
+        bottleneck=GumbelConfig(codes=codes, dim=drawn["embed_dim"], kl_weight=1e-3), **drawn,
+    )  # fmt: skip
+    model = random_weights(Autoencoder(config))
+    state = dict(model.state_dict())
+    if training:
+        state |= {"loss.perceptual_loss.lin0.model.1.weight": torch.zeros(1, 4, 1, 1), "colorize": torch.zeros(3, 2)}
+    path = saved(state, folder, wrapper)
+    loaded = load(path, config={"model": {"params": {"kl_weight": 1e-3, "ddconfig": {"resolution": size}}}})
+    assert describe(path)["family"] == "compvis-gumbel"
+    assert loaded.config == config and same_autoencoder(loaded, model)
+
+
+def rrdb_new(state: State, _: int) -> State:
+    return state
+
+
+def rrdb_old(state: State, _: int) -> State:
+    return renamed(
+        state,
+        (r"body\.(\d+)\.rdb", r"RRDB_trunk.\1.RDB"),
+        ("conv_body", "trunk_conv"),
+        (r"conv_up([12])", r"upconv\1"),
+        ("conv_hr", "HRconv"),
+    )
+
+
+def rrdb_oldest(state: State, blocks: int) -> State:
+    return renamed(
+        state,
+        (r"body\.(\d+)\.rdb(\d)\.conv(\d)", r"model.1.sub.\1.RDB\2.conv\3.0"),
+        ("conv_first", "model.0"),
+        ("conv_body", f"model.1.sub.{blocks}"),
+        ("conv_up1", "model.3"),
+        ("conv_up2", "model.6"),
+        ("conv_hr", "model.8"),
+        ("conv_last", "model.10"),
+    )
+
+
+LAYOUTS = {"esrgan": rrdb_new, "esrgan-old": rrdb_old, "esrgan-oldest": rrdb_oldest}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@few
+@given(
+    drawn=st.fixed_dictionaries(
+        {
+            "num_feat": st.integers(2, 9),
+            "num_grow": st.integers(1, 5),
+            "num_block": st.integers(1, 12),
+            "scale": st.sampled_from([1, 2, 4]),
+        }
+    ),
+    channels=st.sampled_from([1, 3, 4]),
+    wrapper=wrappers,
+)
+def test_esrgan(layout: str, folder: Path, drawn: dict[str, int], channels: int, wrapper: str) -> None:
+    config = RefinerConfig(in_channels=channels, out_channels=channels, **drawn)
+    model = random_weights(Refiner(config, None))
+    path = saved(LAYOUTS[layout](model.generator.state_dict(), config.num_block), folder, wrapper)
+    loaded = load(path)
+    assert describe(path)["family"] == layout
+    assert loaded.parts == model.parts
+    x = torch.rand(1, channels, 5, 6)
+    assert torch.equal(loaded.generator(x), model.generator(x))
