@@ -1,5 +1,8 @@
 """One tree of exceptions; every message says what was found, what was expected and what to do."""
 
+LONGEST = 4000
+"""Characters of a message that repeats what a file says."""
+
 
 class VitrailError(Exception):
     """Anything that Vitrail itself refuses."""
@@ -18,7 +21,12 @@ class WorkflowError(VitrailError):
 
 
 class CheckpointError(VitrailError):
-    """A file of weights that cannot be opened."""
+    """A file of weights that cannot be opened; its message is one line, whatever names stand in the file."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UnknownFamily(CheckpointError):

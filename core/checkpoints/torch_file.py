@@ -16,19 +16,33 @@ from ..errors import CheckpointError, UnsafeFile
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80\x02"
 
+LIGHTNING = (
+    "callbacks.model_checkpoint.ModelCheckpoint",
+    "callbacks.early_stopping.EarlyStopping",
+    "callbacks.lr_monitor.LearningRateMonitor",
+    "callbacks.timer.Timer",
+    "callbacks.stochastic_weight_avg.StochasticWeightAveraging",
+    "utilities.parsing.AttributeDict",
+)
+SETTINGS = ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata")
+NODES = ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "Path", "String")
+
 TRAINING_CLASSES = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
-    "lightning.pytorch.callbacks.lr_monitor.LearningRateMonitor",
-    "lightning.pytorch.utilities.parsing.AttributeDict",
+    *(f"{package}.{name}" for package in ("pytorch_lightning", "lightning.pytorch") for name in LIGHTNING),
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
+    *(f"omegaconf.{name}" for name in SETTINGS),
+    *(f"omegaconf.nodes.{kind}Node" for kind in NODES),
 )
 """What public checkpoints pickle beside weights; each becomes an inert placeholder, none is imported or called."""
+
+PLAIN_CLASSES = (
+    "argparse.Namespace",
+    "collections.defaultdict",
+    "typing.Any",
+    *(f"builtins.{kind}" for kind in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple")),
+)
+"""Python's own that trainers' settings are, or name as their types: placeholders too, though harmless."""
 
 WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net")
 """Keys under which training code keeps the weights, the first one found is taken."""
@@ -53,7 +67,7 @@ def placeholder(name: str) -> type[Placeholder]:
     return type(short, (Placeholder,), {"__module__": module, "__qualname__": short})
 
 
-PLACEHOLDERS: list[Any] = [placeholder(name) for name in TRAINING_CLASSES]
+PLACEHOLDERS: list[Any] = [placeholder(name) for name in TRAINING_CLASSES + PLAIN_CLASSES]
 
 
 def looks_like_torch(start: bytes) -> bool:

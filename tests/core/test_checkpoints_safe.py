@@ -1,5 +1,6 @@
 """Files that are broken, lie or are malicious get one clear error each, and nothing from them ever runs."""
 
+import argparse
 import collections
 import io
 import json
@@ -24,6 +25,7 @@ from vitrail.core.checkpoints import load
 from vitrail.core.checkpoints.read import read_header, read_tensors
 from vitrail.core.checkpoints.torch_file import TRAINING_CLASSES, placeholder
 from vitrail.core.errors import CheckpointError, UnsafeFile, VitrailError
+from vitrail.headless.cli import main
 
 GOOD = save({"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, {"made": "here"})
 
@@ -272,3 +274,64 @@ def test_shapes_that_make_no_sense_are_our_error(shape: tuple[int, ...], tmp_pat
     (tmp_path / "m").write_bytes(save({**tensors, "quantize.embedding.weight": torch.zeros(shape)}))
     with pytest.raises(CheckpointError, match="no sound compvis-vq checkpoint"):
         load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_settings_of_trainers_are_opened_as_nothing(zipped: bool, tmp_path: Path) -> None:
+    content = {
+        "args": argparse.Namespace(lr=1e-4, inner=argparse.Namespace(layers=[1, 2])),
+        "types": {"any": Any, "object_type": dict, "others": [int, float, str, bool, bytes, list, tuple]},
+        "cache": collections.defaultdict(dict),
+        "state_dict": {"a": torch.ones(3)},
+    }
+    torch.save(content, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
+    assert list(read_tensors(read_header(tmp_path / "m.ckpt"))) == ["a"]
+    torch.save({"args": argparse.ArgumentParser, "state_dict": {"a": torch.ones(3)}}, tmp_path / "m.ckpt")
+    with pytest.raises(UnsafeFile, match="argparse.ArgumentParser"):
+        read_header(tmp_path / "m.ckpt")
+
+
+def test_a_placeholder_of_a_call_is_nothing_but_itself(tmp_path: Path) -> None:
+    """A pickle may call what it names: `dict` and the like get arguments, and give an empty object."""
+    torch.save({"state_dict": {"a": torch.ones(3)}, "x": Bomb(dict, [("k", 1)])}, tmp_path / "m.ckpt")
+    assert list(read_tensors(read_header(tmp_path / "m.ckpt"))) == ["a"]
+    torch.save({"state_dict": Bomb(dict, [("a", 1)])}, tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError, match="no tensors by name"):
+        read_header(tmp_path / "m.ckpt")
+
+
+def test_names_in_a_file_cannot_write_on_the_terminal(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a\x1b[2J\nb": torch.ones(3), "\ud800": torch.ones(1)}}, tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path / "m.ckpt")
+    assert "a\\x1b[2J\\nb, \\ud800" in str(error.value) and str(error.value).isprintable()
+    (tmp_path / "m.safetensors").write_bytes(safetensors({"n" * 50_000: 3}))
+    with pytest.raises(UnsafeFile) as error:
+        load(tmp_path / "m.safetensors")
+    assert len(str(error.value)) < 5000
+
+
+@pytest.mark.parametrize("name", [*BAD, "folder", "pipe", "hostile config"])
+def test_commands_say_one_line_and_leave_nothing(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    match name:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "hostile config":
+            path.write_bytes(save({f"{n}.weight": torch.zeros(4, 4, 1, 1) for n in PARTS}))
+            (tmp_path / "m.yaml").write_text("model: !!python/object/apply:os.system [touch ran]")
+        case _:
+            path.write_bytes(BAD[name][0])
+    for command in (["inspect", str(path)], ["convert", str(path), str(tmp_path / "out.safetensors")]):
+        assert main(command) == 2
+        said = capsys.readouterr()
+        assert not said.out and said.err.count("\n") == 1
+        assert name != "hostile config" or "m.yaml" in said.err
+    assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob("ran"))
+
+
+PARTS = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant_conv", "quantize.embedding")
