@@ -18,8 +18,7 @@ class Level(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, groups: int = 32) -> None:
         super().__init__()
-        widths = [inputs] + [outputs] * blocks
-        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+        self.block = nn.ModuleList(ResnetBlock(outputs if i else inputs, outputs, groups) for i in range(blocks))
         self.attn = nn.ModuleList(AttnBlock(outputs, groups) for _ in range(blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,11 +31,15 @@ TABLES: dict[str, tuple[Callable[..., Table], dict[str, str]]] = {  # what makes
 }
 
 
+MOST_LEVELS = 1_000_000
+"""Of noise: public models have a thousand."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
     """The noise levels that a network was trained on.
 
-    kind: a key of TABLES; timesteps: number of levels, >= 2.
+    kind: a key of TABLES; timesteps: number of levels, 2 to a million.
     start, end: first and last beta (linear, scaled_linear, sqrt); end of the cosine (cosine); least and greatest
     sigma (log). s: offset (cosine). shift: towards noise (flow). None leaves the table's own default.
     zero_snr: see NoiseTable.zero_terminal; not for log and flow.
@@ -53,6 +57,8 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.kind not in TABLES:
             raise ConfigError(f"no table of noise levels is named {self.kind!r}; there are {', '.join(TABLES)}")
+        if self.timesteps > MOST_LEVELS:
+            raise ConfigError(f"timesteps is {self.timesteps}; expected at most {MOST_LEVELS}")
         if self.zero_snr and self.kind in ("log", "flow"):
             raise ConfigError(f"a {self.kind} table of noise levels has no zero_snr")
         if strange := set(self._given) - set(TABLES[self.kind][1]):

@@ -3,7 +3,7 @@
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from vitrail.core.bottlenecks import RemapConfig, VQConfig
 from vitrail.core.checkpoints import describe, load, save_model, verify
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from vitrail.core.diffusion.unet import UNetConfig
-from vitrail.core.errors import UnsafeFile, VitrailError
+from vitrail.core.errors import CheckpointError, ConfigError, UnsafeFile, VitrailError
 from vitrail.core.priors.gpt import GPTConfig
 from vitrail.core.priors.prior import Prior, PriorConfig
 from vitrail.core.text.conditioners import ClassConfig
+
+resource = pytest.importorskip("resource", reason="limits memory as Unix does")
 
 SECONDS = 5.0
 """More than any of these files may take: a hang, not a slow machine."""
@@ -37,6 +39,19 @@ UNET = UNetConfig(
     in_channels=3, out_channels=3, model_channels=32, num_res_blocks=1, attention_resolutions=(1,), channel_mult=(1,),
     num_heads=1, context_dim=8,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_memory() -> Iterator[None]:
+    """A file that wants all memory fails its test and not the machine."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("the memory in use is read as Linux says it")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def state_of(prefix: str, module: nn.Module | None) -> dict[str, Tensor]:
@@ -288,3 +303,22 @@ def test_odd_configs_beside_public_files(data: st.DataObject, value: Any, good: 
         with suppress(VitrailError):
             load(folder / kind, config=said)
         assert time.perf_counter() - started < SECONDS
+
+
+def test_huge_numbers_ask_for_no_memory(good: dict[str, bytes], folder: Path) -> None:
+    header, rest = parts(good["own.safetensors"])
+    notes = json.loads(header["__metadata__"]["vitrail"])
+    notes["config"]["num_res_blocks"] = 2**31
+    header["__metadata__"]["vitrail"] = json.dumps(notes)
+    (folder / "m.safetensors").write_bytes(joined(header, rest))
+    with pytest.raises(CheckpointError, match="far more layers than any model"):
+        load(folder / "m.safetensors")
+    name = "model.diffusion_model.input_blocks.0.0.bias"
+    state = {old.replace(name, name.replace("0.0", f"{2**31}.0")): value for old, value in STATES["ldm"].items()}
+    (folder / "m.safetensors").write_bytes(save(state))
+    with pytest.raises(VitrailError) as error:
+        load(folder / "m.safetensors")
+    assert "Memory" not in str(error.value)
+    (folder / "m.safetensors").write_bytes(good["ldm.safetensors"])
+    with pytest.raises(ConfigError, match="timesteps is"):
+        load(folder / "m.safetensors", config={"model": {"params": {"timesteps": 2**40, "linear_start": 0.001}}})

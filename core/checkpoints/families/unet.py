@@ -95,7 +95,8 @@ def _level_ends(header: Header) -> tuple[list[int], int]:
 
 def _gaps(header: Header) -> list[int]:
     ins = {int(found[1]) for name in header.tensors if (found := re.match(r"input_blocks\.(\d+)\.", name))}
-    return [i for i in range(max(ins)) if i not in ins]
+    last = min(max(ins), len(header.tensors))  # a number in a name may be anything
+    return [i for i in range(last) if i not in ins]
 
 
 def _upsample(header: Header, i: int) -> str | None:
