@@ -232,6 +232,7 @@ def _scheduler(table: TableConfig, prediction: str) -> dict[str, Any]:
         "beta_schedule": kinds[table.kind],
         **{name: value for name, value in ends.items() if value is not None},
         "prediction_type": names[prediction],
+        **({"rescale_betas_zero_snr": True} if table.zero_snr else {}),
         "clip_sample": False,
         "set_alpha_to_one": False,
         "steps_offset": 1,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitrail.core.checkpoints import describe, load
+from vitrail.core.checkpoints.convert import convert
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion
 from vitrail.core.errors import CheckpointError, ConfigError, KeyMismatch, UnsafeFile
 
@@ -347,12 +349,24 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_noise_levels_that_end_in_pure_noise(tmp_path: Path) -> None:
+    folder = copied("diffusers_sd_folder", tmp_path)
+    file = folder / "scheduler" / "scheduler_config.json"
+    plain = load(folder)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_betas_zero_snr": True}))
+    changed = load(folder)
+    assert changed.config.table == replace(plain.config.table, zero_snr=True)
+    assert changed.table.sigma_max > 100 * plain.table.sigma_max
+    convert(folder, tmp_path / "again", to="diffusers")
+    assert load(tmp_path / "again").config.table == changed.config.table
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
         ({"prediction_type": "flow_prediction"}, "flow_prediction"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
     ],
 )
 def test_schedulers_that_are_not_known(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -108,19 +108,23 @@ def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]
         return default or TableConfig(kind="linear", start=START, end=END), "eps"
     kind = KINDS.get(str(scheduler.at("beta_schedule", "linear")))
     said = str(scheduler.at("prediction_type", "epsilon"))
-    if kind is None or scheduler.at("trained_betas") is not None or scheduler.at("rescale_betas_zero_snr"):
+    if kind is None or scheduler.at("trained_betas") is not None:
         raise CheckpointError(
             f"the scheduler's noise levels ({scheduler.get('_class_name')}, beta_schedule "
             f"{scheduler.get('beta_schedule')!r}) are not known here; known are {', '.join(KINDS)}, without "
-            "trained_betas or rescale_betas_zero_snr"
+            "trained_betas"
         )
     if said not in PREDICTIONS:
         raise CheckpointError(f"the scheduler's prediction_type is {said!r}; known are {', '.join(PREDICTIONS)}")
-    steps = int(scheduler.at("num_train_timesteps", STEPS))
+    shared: dict[str, Any] = {
+        "kind": kind,
+        "timesteps": int(scheduler.at("num_train_timesteps", STEPS)),
+        "zero_snr": bool(scheduler.at("rescale_betas_zero_snr")),
+    }
     if kind == "cosine":
-        return TableConfig(kind=kind, timesteps=steps), PREDICTIONS[said]
+        return TableConfig(**shared), PREDICTIONS[said]
     start, end = float(scheduler.at("beta_start", START)), float(scheduler.at("beta_end", END))
-    return TableConfig(kind=kind, timesteps=steps, start=start, end=end), PREDICTIONS[said]
+    return TableConfig(**shared, start=start, end=end), PREDICTIONS[said]
 
 
 def _present(header: Header) -> list[tuple[str, Part]]:
