@@ -26,7 +26,8 @@ def build(family: Family, settings: Any, header: Header) -> nn.Module:
     Raises: CheckpointError where torch refuses the sizes, or there are more layers than any model has.
     """
     try:
-        with torch.device("meta"), Counted():
+        # Outermost, as a build that is stopped in torch's own no_grad would leave gradients off.
+        with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"), Counted():
             return family.build(settings)
     except (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__

@@ -313,6 +313,7 @@ def test_huge_numbers_ask_for_no_memory(good: dict[str, bytes], folder: Path) ->
     (folder / "m.safetensors").write_bytes(joined(header, rest))
     with pytest.raises(CheckpointError, match="far more layers than any model"):
         load(folder / "m.safetensors")
+    assert torch.is_grad_enabled()
     name = "model.diffusion_model.input_blocks.0.0.bias"
     state = {old.replace(name, name.replace("0.0", f"{2**31}.0")): value for old, value in STATES["ldm"].items()}
     (folder / "m.safetensors").write_bytes(save(state))
