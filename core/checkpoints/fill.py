@@ -26,8 +26,7 @@ def build(family: Family, settings: Any, header: Header) -> nn.Module:
     Raises: CheckpointError where torch refuses the sizes, or there are more layers than any model has.
     """
     try:
-        # Outermost, as a build that is stopped in torch's own no_grad would leave gradients off.
-        with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"), Counted():
+        with torch.device("meta"), Counted():
             return family.build(settings)
     except (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -43,6 +42,12 @@ class Counted(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls = 0
+        self.gradients = torch.is_grad_enabled()
+
+    def __exit__(self, *raised: Any) -> None:
+        """Turns gradients on again where a build was stopped inside of torch's own no_grad."""
+        super().__exit__(*raised)
+        torch.set_grad_enabled(self.gradients)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
