@@ -73,7 +73,7 @@ def test_alpha_is_laid_on_white(vq_model: Autoencoder, pictures: Pictures) -> No
 def test_encode_in_strips_is_the_whole(vq_model: Autoencoder, pictures: Pictures, tile_size: int) -> None:
     image = pictures(2, 201, 134)
     (whole, latent), (strips, other) = (encode(image, vq_model, size) for size in (0, tile_size))
-    torch.testing.assert_close(other["samples"], latent["samples"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(other["samples"], latent["samples"], atol=5e-5, rtol=5e-5)
     assert torch.equal(strips.indices, whole.indices) and strips.image_size == (201, 134)
 
 
