@@ -1,7 +1,9 @@
 """Averaged weights: CompVis keeps a moving average of a model's weights in the same file.
 
 The average of `model.a.b.weight` is `model_ema.abweight`: the dots of its name are gone, so the plain names tell which
-is which. Source: github.com/CompVis/latent-diffusion, ldm/modules/ema.py.
+is which. Averages that a torch file keeps under "ema", beside the plain weights, are read by the same names.
+Source: github.com/CompVis/latent-diffusion, ldm/modules/ema.py; github.com/FoundationVision/LlamaGen,
+tokenizer/tokenizer_image/vq_train.py.
 """
 
 from ..errors import CheckpointError
@@ -14,9 +16,12 @@ COUNTERS = frozenset(("decay", "num_updates"))
 def with_weights(header: Header, ema: bool | None) -> tuple[Header, str]:
     """The header without averages, its weights the averaged or the plain ones, and which of them in words.
 
-    ema: True for the averages, False for the plain weights, None for the averages where they are complete.
+    ema: True for the averages, False for the plain weights, None for the averages where they are complete. BasicSR's
+    `params_ema` are what its own code opens: they are taken whatever is asked for.
     Raises: CheckpointError where averages are asked for and missing or incomplete.
     """
+    if header.averaged:
+        return header, f"averaged ({header.averaged})"
     averages = {name[len(PREFIX) :]: name for name in header.tensors if name.startswith(PREFIX)}
     plain = {name: name for name in header.tensors if not name.startswith(PREFIX)}
     if not averages:

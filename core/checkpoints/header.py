@@ -1,8 +1,10 @@
 """What a file of weights says about itself, before its weights are read."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +35,8 @@ class Header:
     origin: the name in the file of each tensor that goes by another one here.
     reader: reads tensors by their names in the file.
     files: where the tensors lie, for a folder of files; empty for one file.
+    averaged: the key under which a torch file keeps these weights, where they are averages; else empty.
+    settings: arguments of the trainer that wrote the file, by name, where it kept them.
     """
 
     path: Path
@@ -42,6 +46,8 @@ class Header:
     origin: Mapping[str, str] = field(default_factory=dict)
     reader: Reader | None = None
     files: tuple[Path, ...] = ()
+    averaged: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -72,3 +78,12 @@ class Header:
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
+
+
+_PARALLEL = re.compile(r"(?:(?:module|_orig_mod)\.)+")
+
+
+def parallel_prefix(names: Collection[str]) -> str:
+    """What torch's DataParallel and compile put before every name of a model: "module.", "_orig_mod.", or nothing."""
+    found = _PARALLEL.match(next(iter(names), ""))
+    return found[0] if found and all(name.startswith(found[0]) for name in names) else ""

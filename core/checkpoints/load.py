@@ -37,7 +37,8 @@ def load(
     config: the publisher's config, as a mapping or a .yaml or .json file; by default the one that lies beside it.
     dtype: of the weights (default float32; a codebook stays float32 anyway).
     ema: of a file that holds both, the plain weights (False, as its own trainer, diffusers and ComfyUI load it), the
-        averaged ones (True), or the averaged where complete (None: best for pictures, and what the nodes take).
+        averaged ones (True), or the averaged where complete (None: best for pictures, and what the nodes take). Of
+        BasicSR's files always `params_ema`, where there are some, as its own code does.
     overrides: settings of the model's config that replace what the file says, such as prediction="v".
     Raises: CheckpointError and its kinds (UnknownFamily, KeyMismatch, UnsafeFile); ConfigError for a bad setting.
     """
@@ -123,7 +124,7 @@ def _opened(path: PathLike, ema: bool | None) -> tuple[Header, Family, str]:
 
 def _asked(family: Family, header: Header, config: Mapping[str, Any] | PathLike | None) -> Sidecar:
     if family.sidecar:
-        return read_sidecar(header.path, config)
+        return read_sidecar(header.path, config) or Sidecar(header.settings, "the trainer's arguments in it")
     if config is not None:
         raise ConfigError(f"{header.path.name} carries its own config: leave the config file out")
     return Sidecar()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from . import folder, safetensors_file, torch_file
-from .header import Header, TensorInfo
+from .header import Header, TensorInfo, parallel_prefix
 from .plain_file import check_regular
 
 MARKS = (
@@ -35,10 +35,12 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def _read_file(path: Path) -> Header:
     if _format(path) == "safetensors":
         header = safetensors_file.read_header(path)
-        return replace(header, reader=partial(_read, header, safetensors_file.read_tensors))
-    tensors = torch_file.read_tensors(path, device="meta")
-    infos = {name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in tensors.items()}
-    header = Header(path=path, format="torch", tensors=infos)
+        header = replace(header, reader=partial(_read, header, safetensors_file.read_tensors))
+        return header.under(prefix) if (prefix := parallel_prefix(header.tensors)) else header
+    found = torch_file.read(path, device="meta")
+    infos = {name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in found.tensors.items()}
+    averaged = found.wrapper if found.wrapper in torch_file.AVERAGED else ""
+    header = Header(path=path, format="torch", tensors=infos, averaged=averaged, settings=found.settings)
     return replace(header, reader=partial(_read, header, torch_file.read_tensors))
 
 

@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UnsafeFile
+from .ema import PREFIX
+from .header import parallel_prefix
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80\x02"
 
@@ -36,16 +39,21 @@ TRAINING_CLASSES = (
 )
 """What public checkpoints pickle beside weights; each becomes an inert placeholder, none is imported or called."""
 
+ARGUMENTS = "argparse.Namespace"
+
 PLAIN_CLASSES = (
-    "argparse.Namespace",
     "collections.defaultdict",
     "typing.Any",
     *(f"builtins.{kind}" for kind in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple")),
 )
 """Python's own that trainers' settings are, or name as their types: placeholders too, though harmless."""
 
-WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net")
-"""Keys under which training code keeps the weights, the first one found is taken."""
+AVERAGED = ("params_ema", "params-ema", "ema")
+WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net", "ema")
+"""Keys under which training code keeps the weights, the first one found is taken; those of them that are averages.
+
+What stands under "ema" beside plain weights goes by the names of `ema.py`.
+"""
 
 
 class Placeholder:
@@ -61,13 +69,40 @@ class Placeholder:
         pass
 
 
-def placeholder(name: str) -> type[Placeholder]:
+class Arguments(Placeholder):
+    """Stands for the arguments of a trainer's command line: keeps those that are text, numbers, yes or no."""
+
+    values: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.values = plain_values(state)
+
+
+def plain_values(settings: Any) -> dict[str, Any]:
+    """What is text, a number, yes or no in a mapping by names; nothing of anything else."""
+    items = settings.items() if isinstance(settings, Mapping) else ()
+    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, str | int | float)}
+
+
+def placeholder(name: str, kind: type[Placeholder] = Placeholder) -> type[Placeholder]:
     """An empty class that goes by a dotted name, as torch's loader looks classes up."""
     module, _, short = name.rpartition(".")
-    return type(short, (Placeholder,), {"__module__": module, "__qualname__": short})
+    return type(short, (kind,), {"__module__": module, "__qualname__": short})
 
 
-PLACEHOLDERS: list[Any] = [placeholder(name) for name in TRAINING_CLASSES + PLAIN_CLASSES]
+PLACEHOLDERS: list[Any] = [
+    placeholder(ARGUMENTS, Arguments),
+    *(placeholder(name) for name in TRAINING_CLASSES + PLAIN_CLASSES),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """tensors: by name. wrapper: the key under which they stood. settings: plain values of the trainer's arguments."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    wrapper: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def looks_like_torch(start: bytes) -> bool:
@@ -75,8 +110,13 @@ def looks_like_torch(start: bytes) -> bool:
     return start.startswith((ZIP, PICKLE))
 
 
-def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
-    """The tensors of a torch.save file by name; with device "meta" only shapes and dtypes.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch.save file by name. Raises: as `read`."""
+    return dict(read(path).tensors)
+
+
+def read(path: Path, *, device: str = "cpu") -> Contents:
+    """What a torch.save file holds; with device "meta" only shapes and dtypes of its tensors.
 
     Raises: UnsafeFile for a file that names a class or function other than the known training classes, that is a
     program (TorchScript), that is compressed, or whose tensors claim more than it holds; CheckpointError for a broken
@@ -89,13 +129,15 @@ def read_tensors(path: Path, *, device: str = "cpu") -> dict[str, Tensor]:
     elif tarfile.is_tarfile(path):
         raise UnsafeFile(f"{path.name} is a tar archive, as torch wrote them before 0.4; expected a newer file")
     loaded = _load(path, device, zipped)
-    tensors = _tensors(loaded)
-    if not tensors:
-        raise CheckpointError(f"{path.name} holds no tensors by name; expected a state dict, bare or under {WRAPPERS}")
+    found = _contents(loaded)
+    if not found.tensors:
+        raise CheckpointError(
+            f"{path.name} holds no tensors by name; expected a state dict, bare or under one of {', '.join(WRAPPERS)}"
+        )
     size = path.stat().st_size
-    for name, tensor in tensors.items():
+    for name, tensor in found.tensors.items():
         _check_extent(path, name, tensor, size)
-    return tensors
+    return found
 
 
 def _load(path: Path, device: str, zipped: bool) -> Any:
@@ -150,14 +192,27 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path.name} is a zip archive but none of torch's: it has no data.pkl")
 
 
-def _tensors(loaded: Any) -> dict[str, Tensor]:
+def _contents(loaded: Any) -> Contents:
     """The tensors of a state dict, whether bare or wrapped as training code does."""
     if not isinstance(loaded, Mapping):
-        return {}
+        return Contents()
     for wrapper in WRAPPERS:
-        if isinstance(inner := loaded.get(wrapper), Mapping) and (tensors := _tensors(inner)):
-            return tensors
-    return {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(inner := loaded.get(wrapper), Mapping) and (tensors := _contents(inner).tensors):
+            averages = {} if wrapper in AVERAGED else _averages(loaded.get("ema"), tensors)
+            return Contents(tensors={**tensors, **averages}, wrapper=wrapper, settings=_settings(loaded.get("args")))
+    tensors = {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    prefix = parallel_prefix(tensors)
+    return Contents(tensors={name[len(prefix) :]: tensor for name, tensor in tensors.items()})
+
+
+def _averages(loaded: Any, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Averages of weights, by the names that CompVis gives them."""
+    found = _contents(loaded).tensors
+    return {PREFIX + name.replace(".", ""): tensor for name, tensor in found.items() if name in plain}
+
+
+def _settings(arguments: Any) -> Mapping[str, Any]:
+    return arguments.values if isinstance(arguments, Arguments) else plain_values(arguments)
 
 
 def _check_extent(path: Path, name: str, tensor: Tensor, size: int) -> None:

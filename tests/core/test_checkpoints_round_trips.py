@@ -1,6 +1,7 @@
 """LlamaGen, GumbelVQ and ESRGAN: a model of any sizes, saved in its family's layout, opens as what it was."""
 
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ State = dict[str, Tensor]
 
 few = settings(max_examples=8, deadline=None)
 mults = st.lists(st.sampled_from([1, 2]), min_size=1, max_size=3).map(tuple)
-wrappers = st.sampled_from(["safetensors", None, "model", "state_dict", "params_ema", "params"])
+wrappers = st.sampled_from(["safetensors", None, "model", "state_dict", "params_ema", "params", "ema"])
 sizes = st.fixed_dictionaries(
     {
         "in_channels": st.sampled_from([1, 3, 4]),
@@ -107,6 +108,10 @@ def test_llamagen(folder: Path, drawn: dict[str, Any], codes: int, wrapper: str,
     assert loaded.config == config and same_autoencoder(loaded, model)
     usual = replace(book, metric="cosine", beta=0.25)
     assert load(path).config == replace(config, bottleneck=usual)
+    arguments = Namespace(codebook_l2_norm=normed, commit_loss_beta=beta, betas=(0.9, 0.95), vq_ckpt=None)
+    torch.save({"model": state, "ema": state, "optimizer": {}, "steps": 5, "args": arguments}, folder / "train.pt")
+    assert load(folder / "train.pt").config == config
+    assert describe(folder / "train.pt")["inferred"]["codebook_l2_norm"] == "the trainer's arguments in it"
 
 
 @few

@@ -207,6 +207,18 @@ def test_state_dicts_are_found_bare_and_wrapped(wrapper: str | None, zipped: boo
     assert torch.equal(read_tensors(header)["a"], state["a"])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_parallel_training_puts_before_names_is_left_out(prefix: str, tmp_path: Path) -> None:
+    state = {prefix + "a": torch.arange(3.0), prefix + "module.b": torch.zeros(1)}
+    torch.save({"params": state}, tmp_path / "m.pth")
+    (tmp_path / "m.safetensors").write_bytes(save(state))
+    for name in ("m.pth", "m.safetensors"):
+        tensors = read_tensors(read_header(tmp_path / name))
+        assert sorted(tensors) == ["a", "module.b"] and torch.equal(tensors["a"], state[prefix + "a"])
+    torch.save({**state, "c": torch.zeros(1)}, tmp_path / "m.pth")
+    assert prefix + "a" in read_header(tmp_path / "m.pth").tensors, "not every name begins so"
+
+
 def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(10**9)}, tmp_path / "m.pt")
     with pytest.raises(UnsafeFile, match="claims shape"):

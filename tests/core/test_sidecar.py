@@ -120,6 +120,29 @@ def test_incomplete_averages_are_left_alone(change: dict[str, Any], tmp_path: Pa
         with_weights(read_header(tmp_path / "m"), True)
 
 
+def averages_beside(path: Path) -> Path:
+    """A trainer's file with plain weights of 0 and averages of 1."""
+    plain, averages = ({"a.b": torch.full((2,), value), "c": torch.full((3,), value)} for value in (0.0, 1.0))
+    torch.save({"model": {f"module.{k}": v for k, v in plain.items()}, "ema": averages, "steps": 5}, path)
+    return path
+
+
+@pytest.mark.parametrize(("ema", "value"), [(None, 1), (True, 1), (False, 0)])
+def test_averages_under_a_key_of_their_own_are_found(ema: bool | None, value: int, tmp_path: Path) -> None:
+    header, words = with_weights(read_header(averages_beside(tmp_path / "m.pt")), ema)
+    tensors = read_tensors(header)
+    assert sorted(tensors) == ["a.b", "c"] and ("averaged" in words) == bool(value)
+    assert torch.equal(tensors["a.b"], torch.full((2,), float(value)))
+
+
+@pytest.mark.parametrize("key", ["ema", "params_ema"])
+@pytest.mark.parametrize("ema", [None, True, False])
+def test_weights_that_are_averages_by_themselves_are_taken(key: str, ema: bool | None, tmp_path: Path) -> None:
+    torch.save({key: {"a": torch.ones(2)}, "iter": 5}, tmp_path / "m.pt")
+    header, words = with_weights(read_header(tmp_path / "m.pt"), ema)
+    assert words == f"averaged ({key})" and list(read_tensors(header)) == ["a"]
+
+
 def test_weights_stay_mapped_where_they_keep_their_dtype(tmp_path: Path) -> None:
     golden = case("ldm_vq_f4")
     model = load(golden.path / "model.ckpt", dtype=torch.float16)
