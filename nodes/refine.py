@@ -81,7 +81,7 @@ class GANRefine(Node):
                 overlap=TILE_OVERLAP,
                 device=device,
             )
-            refined = finished(steps)
+            refined = _coloured(finished(steps))
         size = (refined.shape[2], refined.shape[3])
         if mask is not None:
             refined = resize(x, size).lerp(refined, _mask(mask, len(x), size))
@@ -92,6 +92,13 @@ class GANRefine(Node):
 def _module(refiner: Any) -> Any:
     """The network of a refiner, ours or a stock upscale model's, for the host's memory manager."""
     return refiner if hasattr(refiner, "parameters") else refiner.model
+
+
+def _coloured(refined: Tensor) -> Tensor:
+    """Grey pictures with three channels. Raises: ShapeError for a refiner that makes neither 1 channel nor 3."""
+    if refined.shape[1] not in (1, 3):
+        raise ShapeError(f"the refiner makes pictures of {refined.shape[1]} channels; expected 3, or 1 for grey")
+    return refined.expand(-1, 3, -1, -1)
 
 
 def _mask(mask: Tensor, batch: int, size: tuple[int, int]) -> Tensor:

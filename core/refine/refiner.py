@@ -10,6 +10,8 @@ from ..losses.critics import CriticConfig, build_critic
 from .rrdb import RefinerConfig, RRDBNet
 from .tiles import upscale
 
+COLOURS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerParts:
@@ -22,7 +24,8 @@ class RefinerParts:
 class Refiner(nn.Module):
     """A generator and, where it was kept, its critic.
 
-    forward: the generator's, [B, 3, H, W] 0..1 -> [B, 3, scale H, scale W], not clamped.
+    forward: the generator's, [B, 3, H, W] 0..1 -> [B, 3, scale H, scale W], not clamped. A generator of one channel is
+    handed those of a colour picture one by one, a generator of four an alpha of 1, which is taken off again.
     """
 
     def __init__(self, config: RefinerConfig, discriminator_config: CriticConfig | None = None) -> None:
@@ -42,19 +45,24 @@ class Refiner(nn.Module):
         return RefinerParts(generator=self.config, discriminator=self.discriminator_config)
 
     def forward(self, image: Tensor) -> Tensor:
+        channels = self.config.in_channels, self.config.out_channels
+        if channels == (1, 1) and image.ndim == 4 and image.shape[1] == COLOURS:
+            return torch.cat([self.generator(channel) for channel in image.split(1, dim=1)], dim=1)
+        if channels == (4, 4) and image.ndim == 4 and image.shape[1] == COLOURS:
+            return self.generator(torch.cat([image, torch.ones_like(image[:, :1])], dim=1))[:, :COLOURS]
         return self.generator(image)
 
     @torch.no_grad()
     def refine(self, image: Tensor, tile: int = 0, overlap: int = 16) -> Tensor:
         """The picture made larger by `scale`, without gradients.
 
-        image: [B, in_channels, H, W] in 0..1, any size, on any device.
+        image: [B, in_channels, H, W] in 0..1, or [B, 3, H, W] as `forward` takes it, any size, on any device.
         tile, overlap: as in `tiles.upscale_steps`; 0 takes whole pictures at once.
         Returns [B, out_channels, scale H, scale W] float32, clamped to 0..1, on the image's device.
         Raises: ShapeError for other channels, ConfigError for a tile that is too small, VitrailError out of memory.
         """
         device = self.generator.conv_first.weight.device
-        made = upscale(self.generator, image, scale=self.scale, tile=tile, overlap=overlap, device=device)
+        made = upscale(self, image, scale=self.scale, tile=tile, overlap=overlap, device=device)
         return made.clamp(0, 1)
 
     def realism(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The generator of ESRGAN: dense blocks inside residual blocks, then two doublings.
+"""The generator of ESRGAN: dense blocks inside residual blocks, then a doubling or more.
 
 Source: Wang et al. 2018 (ESRGAN), section 3.1; pixel unshuffle for scales 2 and 1: Wang et al. 2021 (Real-ESRGAN),
 section 3.3. Children are named as in BasicSR's checkpoints.
@@ -14,8 +14,10 @@ from ..errors import ConfigError, ShapeError
 from ..nn.init import zero_
 from ..nn.pad import crop, pad_to
 
-UNSHUFFLE = {4: 1, 2: 2, 1: 4}
-"""By how much the input is folded into channels, for each scale: the body always ends in two doublings."""
+FOLDS = (1, 2, 4)
+"""How many pixels of a side may be folded into one place of the body."""
+
+MOST_DOUBLINGS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,9 @@ class RefinerConfig:
     """Sizes of an RRDB generator.
 
     num_feat: width of the body; num_block: residual-in-residual blocks; num_grow: channels that each dense layer adds.
-    scale: of the picture's sides, 4, 2 or 1.
+    scale: of the picture's sides: 2^doublings, or less by as much as the input is folded into channels (2 or 4).
+    doublings: of the size, after the body; 2 in all but the oldest layout's files.
+    plus: dense layers have the residuals of ESRGAN+.
     base: None (the network makes the whole picture), or "bicubic": it makes what a bicubic resize lacks.
     Raises: ConfigError for sizes below 1, another scale or base, or a base whose channels are not the output's.
     """
@@ -35,12 +39,17 @@ class RefinerConfig:
     num_grow: int = 32
     scale: int = 4
     base: str | None = None
+    doublings: int = 2
+    plus: bool = False
 
     def __post_init__(self) -> None:
         if min(self.in_channels, self.out_channels, self.num_feat, self.num_block, self.num_grow) < 1:
             raise ConfigError(f"sizes of a refiner must be at least 1: {self}")
-        if self.scale not in UNSHUFFLE:
-            raise ConfigError(f"scale is {self.scale}; expected one of {', '.join(map(str, UNSHUFFLE))}")
+        if not 0 <= self.doublings <= MOST_DOUBLINGS:
+            raise ConfigError(f"doublings are {self.doublings}; expected 0 to {MOST_DOUBLINGS}")
+        scales = [2**self.doublings // fold for fold in FOLDS if 2**self.doublings >= fold]
+        if self.scale not in scales:
+            raise ConfigError(f"scale is {self.scale}; expected one of {', '.join(map(str, scales))}")
         if self.base not in (None, "bicubic"):
             raise ConfigError(f'base is {self.base!r}; expected None or "bicubic"')
         if self.base and self.in_channels != self.out_channels:
@@ -51,18 +60,20 @@ class RefinerConfig:
     @property
     def unshuffle(self) -> int:
         """Pixels of a side that are folded into one position of the body."""
-        return UNSHUFFLE[self.scale]
+        return 2**self.doublings // self.scale
 
 
 class ResidualDenseBlock(nn.Module):
-    """x + 0.2 conv5([x, x1..x4]), x_i = leaky(conv_i([x, x1..x_(i-1)])).
+    """x + 0.2 conv5([x, x1..x4]), x_i = leaky(conv_i([x, x1..x_(i-1)])); with `plus` x2 += conv1x1(x), x4 += x2.
 
     forward: [B, features, h, w] -> the same shape.
-    Source: Wang et al. 2018, figure 4; convolutions start at a tenth of He's scale, as there.
+    Source: Wang et al. 2018, figure 4; convolutions start at a tenth of He's scale, as there. Rakotonirina & Rasoanaivo
+    2020 (ESRGAN+), figure 3.
     """
 
-    def __init__(self, features: int, grow: int) -> None:
+    def __init__(self, features: int, grow: int, plus: bool = False) -> None:
         super().__init__()
+        self.conv1x1 = nn.Conv2d(features, grow, 1, bias=False) if plus else None
         for i in range(1, 6):
             conv = nn.Conv2d(features + (i - 1) * grow, features if i == 5 else grow, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight)
@@ -72,10 +83,13 @@ class ResidualDenseBlock(nn.Module):
             self.add_module(f"conv{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        *dense, last = self.children()
+        *dense, last = (conv for conv in self.children() if conv is not self.conv1x1)
         seen = [x]
-        for conv in dense:
-            seen.append(_leaky(conv(torch.cat(seen, 1))))
+        for i, conv in enumerate(dense, 1):
+            h = _leaky(conv(torch.cat(seen, 1)))
+            if self.conv1x1 is not None and i in (2, 4):
+                h = h + (self.conv1x1(x) if i == 2 else seen[2])
+            seen.append(h)
         return x + 0.2 * last(torch.cat(seen, 1))
 
 
@@ -85,9 +99,9 @@ class RRDB(nn.Module):
     forward: [B, features, h, w] -> the same shape. Source: Wang et al. 2018, figure 4.
     """
 
-    def __init__(self, features: int, grow: int) -> None:
+    def __init__(self, features: int, grow: int, plus: bool = False) -> None:
         super().__init__()
-        self.rdb1, self.rdb2, self.rdb3 = (ResidualDenseBlock(features, grow) for _ in range(3))
+        self.rdb1, self.rdb2, self.rdb3 = (ResidualDenseBlock(features, grow, plus) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
@@ -105,10 +119,10 @@ class RRDBNet(nn.Module):
         self.config = config
         width = config.num_feat
         self.conv_first = nn.Conv2d(config.in_channels * config.unshuffle**2, width, 3, padding=1)
-        self.body = nn.Sequential(*(RRDB(width, config.num_grow) for _ in range(config.num_block)))
+        self.body = nn.Sequential(*(RRDB(width, config.num_grow, config.plus) for _ in range(config.num_block)))
         self.conv_body = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_up1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_up2 = nn.Conv2d(width, width, 3, padding=1)
+        for i in range(1, config.doublings + 1):
+            self.add_module(f"conv_up{i}", nn.Conv2d(width, width, 3, padding=1))
         self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, config.out_channels, 3, padding=1)
         if config.base:
@@ -121,8 +135,8 @@ class RRDBNet(nn.Module):
         folded = F.pixel_unshuffle(padded, self.config.unshuffle)
         h = self.conv_first(folded.contiguous(memory_format=torch.channels_last))  # a third faster on a CPU
         h = h + self.conv_body(self.body(h))
-        h = _leaky(self.conv_up1(_doubled(h)))
-        h = _leaky(self.conv_up2(_doubled(h)))
+        for i in range(1, self.config.doublings + 1):
+            h = _leaky(self.get_submodule(f"conv_up{i}")(_doubled(h)))
         out = self.conv_last(_leaky(self.conv_hr(h)))
         out = crop(out, (height * self.config.scale, width * self.config.scale))
         return self._on_base(out, x)

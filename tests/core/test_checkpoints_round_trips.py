@@ -138,30 +138,31 @@ def test_gumbel(
     assert loaded.config == config and same_autoencoder(loaded, model)
 
 
-def rrdb_new(state: State, _: int) -> State:
+def rrdb_new(state: State, _: RefinerConfig) -> State:
     return state
 
 
-def rrdb_old(state: State, _: int) -> State:
+def rrdb_old(state: State, _: RefinerConfig) -> State:
     return renamed(
         state,
         (r"body\.(\d+)\.rdb", r"RRDB_trunk.\1.RDB"),
         ("conv_body", "trunk_conv"),
-        (r"conv_up([12])", r"upconv\1"),
+        (r"conv_up(\d)", r"upconv\1"),
         ("conv_hr", "HRconv"),
     )
 
 
-def rrdb_oldest(state: State, blocks: int) -> State:
+def rrdb_oldest(state: State, config: RefinerConfig) -> State:
+    last = 3 * config.doublings + 2
     return renamed(
         state,
+        (r"body\.(\d+)\.rdb(\d)\.conv1x1", r"model.1.sub.\1.RDB\2.conv1x1"),
         (r"body\.(\d+)\.rdb(\d)\.conv(\d)", r"model.1.sub.\1.RDB\2.conv\3.0"),
         ("conv_first", "model.0"),
-        ("conv_body", f"model.1.sub.{blocks}"),
-        ("conv_up1", "model.3"),
-        ("conv_up2", "model.6"),
-        ("conv_hr", "model.8"),
-        ("conv_last", "model.10"),
+        ("conv_body", f"model.1.sub.{config.num_block}"),
+        (r"conv_up(\d)", lambda found: f"model.{3 * int(found[1])}"),
+        ("conv_hr", f"model.{last}"),
+        ("conv_last", f"model.{last + 2}"),
     )
 
 
@@ -176,18 +177,27 @@ LAYOUTS = {"esrgan": rrdb_new, "esrgan-old": rrdb_old, "esrgan-oldest": rrdb_old
             "num_feat": st.integers(2, 9),
             "num_grow": st.integers(1, 5),
             "num_block": st.integers(1, 12),
-            "scale": st.sampled_from([1, 2, 4]),
+            "doublings": st.integers(0, 3),
+            "plus": st.booleans(),
         }
     ),
-    channels=st.sampled_from([1, 3, 4]),
+    fold=st.sampled_from([1, 2, 4]),
+    channels=st.sampled_from([(1, 1), (3, 3), (4, 4), (6, 3), (4, 3), (1, 3)]),
     wrapper=wrappers,
 )
-def test_esrgan(layout: str, folder: Path, drawn: dict[str, int], channels: int, wrapper: str) -> None:
-    config = RefinerConfig(in_channels=channels, out_channels=channels, **drawn)
+def test_esrgan(
+    layout: str, folder: Path, drawn: dict[str, int], fold: int, channels: tuple[int, int], wrapper: str
+) -> None:
+    if fold > 2 ** drawn["doublings"]:
+        fold = 1
+    inputs, outputs = channels
+    scale = 2 ** drawn["doublings"] // fold
+    config = RefinerConfig(in_channels=inputs, out_channels=outputs, scale=scale, **drawn)
     model = random_weights(Refiner(config, None))
-    path = saved(LAYOUTS[layout](model.generator.state_dict(), config.num_block), folder, wrapper)
-    loaded = load(path)
+    path = saved(LAYOUTS[layout](model.generator.state_dict(), config), folder, wrapper)
+    said = {"network_g": {"num_in_ch": inputs}}
+    loaded = load(path, config=said if fold > 1 and inputs != outputs else None)
     assert describe(path)["family"] == layout
     assert loaded.parts == model.parts
-    x = torch.rand(1, channels, 5, 6)
+    x = torch.rand(1, inputs, 5, 6)
     assert torch.equal(loaded.generator(x), model.generator(x))

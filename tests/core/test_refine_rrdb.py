@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.core.errors import ConfigError, ShapeError
-from vitrail.core.refine.rrdb import UNSHUFFLE, RefinerConfig, RRDBNet
+from vitrail.core.refine.rrdb import RefinerConfig, RRDBNet
 
 
 def tiny(scale: int = 2, base: str | None = None, **settings: int) -> RRDBNet:
@@ -34,7 +34,7 @@ def test_output_is_the_references(name: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    scale=st.sampled_from(tuple(UNSHUFFLE)),
+    scale=st.sampled_from([1, 2, 4]),
     base=st.sampled_from([None, "bicubic"]),
     height=st.integers(1, 9),
     width=st.integers(1, 9),
@@ -46,7 +46,7 @@ def test_any_size_comes_out_scaled(scale: int, base: str | None, height: int, wi
     assert made.isfinite().all()
 
 
-@pytest.mark.parametrize("scale", UNSHUFFLE)
+@pytest.mark.parametrize("scale", [4, 2, 1])
 @torch.no_grad()
 def test_an_untrained_network_with_a_base_is_the_bicubic_resize(scale: int) -> None:
     x = torch.rand(1, 3, 10, 7)
@@ -97,8 +97,11 @@ def test_what_the_network_cannot_take_is_said(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scale": 3}, {"base": "lanczos"}, {"num_feat": 0}, {"num_block": 0}, {"base": "bicubic", "in_channels": 4}],
-)
+    [
+        {"scale": 3}, {"scale": 8}, {"scale": 2, "doublings": 6}, {"doublings": -1}, {"base": "lanczos"},
+        {"num_feat": 0}, {"num_block": 0}, {"base": "bicubic", "in_channels": 4},
+    ],
+)  # fmt: skip
 def test_wrong_sizes_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         RefinerConfig(**wrong)

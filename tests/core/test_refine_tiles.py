@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vitrail.core.errors import ConfigError, ShapeError, VitrailError
-from vitrail.core.refine.rrdb import UNSHUFFLE, RefinerConfig, RRDBNet
+from vitrail.core.refine.rrdb import RefinerConfig, RRDBNet
 from vitrail.core.refine.tiles import FADE, SMALLEST, _axis, upscale, upscale_steps
 
 
@@ -52,12 +52,12 @@ def test_tiles_are_the_whole_picture_where_they_cover_the_receptive_field(
     assert max(max(shape[2:]) for shape in network.seen) <= tile + 3  # rounded up to the grid of four
 
 
-@pytest.mark.parametrize("scale", UNSHUFFLE)
+@pytest.mark.parametrize("scale", [4, 2, 1])
 def test_tiles_of_a_refiner_are_its_whole_picture(scale: int) -> None:
     torch.manual_seed(0)
     network = RRDBNet(RefinerConfig(num_feat=4, num_block=1, num_grow=2, scale=scale, base="bicubic")).eval()
     torch.nn.init.normal_(network.conv_last.weight, std=0.3)
-    fold = UNSHUFFLE[scale]
+    fold = network.config.unshuffle
     image = torch.rand(2, 3, 45 * fold + 1, 30 * fold + fold // 2)
     whole = upscale(network, image, scale=scale)
     tiled = upscale(network, image, scale=scale, tile=28 * fold, overlap=14 * fold)

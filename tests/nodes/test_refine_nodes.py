@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.core.errors import ConfigError, ShapeError
-from vitrail.core.refine import Refiner, resize
+from vitrail.core.refine import Refiner, RefinerConfig, resize
 from vitrail.nodes.refine import GANRefine
 
 Pictures = Callable[..., Tensor]
@@ -101,6 +101,30 @@ def test_stock_upscale_models_work(pictures: Pictures, tile_size: int) -> None:
     image = pictures(2, 20, 24)
     expected = 1 - image.repeat_interleave(4, 1).repeat_interleave(4, 2)
     torch.testing.assert_close(refine(image, Descriptor(), tile_size=tile_size), expected, atol=1e-5, rtol=0)
+
+
+def of_channels(inputs: int, outputs: int) -> Refiner:
+    torch.manual_seed(0)
+    config = RefinerConfig(num_feat=4, num_block=1, num_grow=2, in_channels=inputs, out_channels=outputs)
+    return Refiner(config).eval().requires_grad_(False)
+
+
+def test_refiners_of_other_channels(pictures: Pictures) -> None:
+    image = pictures(2, 5, 7)
+    x = image.movedim(-1, 1)
+    grey, with_alpha, to_grey = of_channels(1, 1), of_channels(4, 4), of_channels(3, 1)
+    one_by_one = [grey.generator(x[:, [c]]) for c in range(3)]
+    torch.testing.assert_close(refine(image, grey), torch.cat(one_by_one, 1).clamp(0, 1).movedim(1, -1))
+    seen = with_alpha.generator(torch.cat([x, torch.ones_like(x[:, :1])], 1))[:, :3]
+    torch.testing.assert_close(refine(image, with_alpha), seen.clamp(0, 1).movedim(1, -1))
+    torch.testing.assert_close(
+        refine(image, to_grey), to_grey(x).clamp(0, 1).movedim(1, -1).expand(-1, -1, -1, 3)
+    )  # fmt: skip
+    assert refine(pictures(2, 5, 7, channels=4), grey).shape == (2, 20, 28, 4)
+    with pytest.raises(ShapeError, match="2 channels; expected 3, or 1"):
+        refine(image, of_channels(3, 2))
+    with pytest.raises(ShapeError, match="batch, 6, height"):
+        refine(image, of_channels(6, 3))
 
 
 def test_bad_input_says_what_is_wrong(refiner: Refiner, pictures: Pictures) -> None:
