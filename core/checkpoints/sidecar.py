@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ ENDINGS = (".yaml", ".yml", ".json")
 WEIGHTS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"))
 NAMELESS = frozenset(("model", "last", "checkpoint", "weights", "pytorch_model", "diffusion_pytorch_model"))
 """Names of weights that only their folder tells apart: a "config" beside one of them is its own."""
+PROJECT = "-project.yaml"
+"""How the names of the configs end that CompVis's trainers write, behind the date of the run."""
 
 
 class Sidecar(Mapping[str, Any]):
@@ -69,9 +71,7 @@ class Sidecar(Mapping[str, Any]):
 def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sidecar:
     """The config that goes with a file of weights.
 
-    config: as data, or a .yaml or .json file; None looks for one beside the weights: of the same name, or "config"
-    where the folder holds no other weights, or the weights' own name is as general as that; a folder
-    has its own.
+    config: as data, or a .yaml or .json file; None looks for one beside the weights (see `beside`); a folder has its own.
     Raises: ConfigError for a file that cannot be read or holds no settings by name.
     """
     if isinstance(config, Mapping):
@@ -94,13 +94,29 @@ def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sid
 
 
 def beside(path: Path) -> Path | None:
-    """The config that lies beside a file of weights, or None."""
-    own = next((path.with_suffix(ending) for ending in ENDINGS if path.with_suffix(ending).is_file()), None)
-    if own is not None:
-        return own
-    shared = next((found for ending in ENDINGS if (found := path.with_name(f"config{ending}")).is_file()), None)
-    own = path.stem.lower() in NAMELESS or is_named_weights(path)
-    return shared if shared is not None and (own or _alone(path)) else None
+    """The config that goes with a file of weights, by where it lies, or None.
+
+    1. of the same name; 2. "config" or "*-project.yaml" (the last one by its date) where the folder holds no other
+    weights, or the weights' own name is as general as that; 3. "D-project.yaml" for weights named "D_...", as CompVis
+    publishes them; 4. for weights in a folder "checkpoints" what lies in "configs" beside that folder, as CompVis's
+    trainers leave a run: the last "*-project.yaml", or "model.yaml".
+    """
+    folder = path.parent
+    dated = sorted(folder.glob(f"*{PROJECT}"))
+    own = _first(path.with_suffix(ending) for ending in ENDINGS)
+    general = _first([path.with_name(f"config{ending}") for ending in ENDINGS] + dated[-1:])
+    if general and not (path.stem.lower() in NAMELESS or is_named_weights(path) or _alone(path)):
+        general = None
+    same_date = _first(one for one in dated if path.name.startswith(one.name.removesuffix(PROJECT)))
+    return own or general or same_date or (_of_run(folder.parent / "configs") if folder.name == "checkpoints" else None)
+
+
+def _of_run(configs: Path) -> Path | None:
+    return _first([*sorted(configs.glob(f"*{PROJECT}"))[-1:], configs / "model.yaml"])
+
+
+def _first(places: Iterable[Path]) -> Path | None:
+    return next((place for place in places if place.is_file()), None)
 
 
 def _alone(path: Path) -> bool:

@@ -32,6 +32,35 @@ def test_the_config_of_the_same_name_comes_first(tmp_path: Path) -> None:
     assert beside(general) == tmp_path / "config.yaml"
 
 
+def test_the_config_of_a_run_is_found_where_its_trainer_left_it(tmp_path: Path) -> None:
+    for folder in ("checkpoints", "configs"):
+        (tmp_path / folder).mkdir()
+    configs, weights = tmp_path / "configs", tmp_path / "checkpoints" / "epoch=000012.ckpt"
+    for name in ("epoch=000012.ckpt", "last.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert beside(weights) is None
+    for name in ("model.yaml", "2020-11-03T10-00-00-lightning.yaml", "2020-11-03T10-00-00-project.yaml"):
+        (configs / name).touch()
+    assert beside(weights) == configs / "2020-11-03T10-00-00-project.yaml"
+    (configs / "2020-11-09T13-31-51-project.yaml").touch()
+    assert beside(weights) == configs / "2020-11-09T13-31-51-project.yaml"
+    for project in configs.glob("*-project.yaml"):
+        project.unlink()
+    assert beside(weights) == configs / "model.yaml"
+    (tmp_path / "checkpoints" / "epoch=000012.json").touch()
+    assert beside(weights) == weights.with_suffix(".json")
+
+
+def test_a_dated_config_goes_with_the_weights_of_its_date(tmp_path: Path) -> None:
+    first, second, last = (tmp_path / name for name in ("2021-04-03T19-39-50_cin.ckpt", "other.ckpt", "last.ckpt"))
+    config = tmp_path / "2021-04-03T19-39-50-project.yaml"
+    for file in (first, config):
+        file.touch()
+    assert beside(first) == config
+    second.touch()
+    assert beside(first) == config and beside(second) is None and beside(last) == config
+
+
 def test_answers_are_noted_with_their_source() -> None:
     sidecar = Sidecar({"a": {"b": 2, "c": 0}}, "m.yaml")
     assert (sidecar.at("a.b", 5), sidecar.at("a.c", 5), sidecar.at("a.x", 5, "the paper"), sidecar.at("b.x")) == (
