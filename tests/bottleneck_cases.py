@@ -4,6 +4,7 @@ from vitrail.core.bottlenecks import (
     BottleneckConfig,
     FSQConfig,
     GumbelConfig,
+    GumbelRemapConfig,
     LFQConfig,
     RemapConfig,
     ResidualConfig,
@@ -17,4 +18,5 @@ WITH_CODES: dict[str, BottleneckConfig] = {
     "lfq": LFQConfig(bits=4),
     "residual": ResidualConfig(depth=3, book=VQConfig(codes=16, dim=4, legacy=False)),
     "remap": RemapConfig(book=VQConfig(codes=16, dim=4), kept=16),
+    "gumbel-remap": GumbelRemapConfig(book=GumbelConfig(codes=16, dim=4), kept=16),
 }

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from ..bottlenecks import BottleneckConfig, VQConfig
 from ..errors import ConfigError
 
+ATTENTIONS = ("vanilla", "linear", "none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
@@ -16,12 +18,13 @@ class AutoencoderConfig:
     num_res_blocks: residual blocks a level in the encoder (the decoder has one more).
     attn_resolutions: levels, named by their size for a picture of `resolution`, that have attention.
     z_channels, embed_dim: channels before and after `quant_conv`; double_z doubles the former (mean and log variance).
-    attn_type: "vanilla", or "none": no attention anywhere, the middle included. mid_attention: whether the middle has
-    it (with "vanilla"). norm_groups: groups of the norms.
+    attn_type: "vanilla", "linear" (see LinearAttnBlock), or "none": no attention anywhere, the middle included.
+    mid_attention: whether the middle has it (unless "none"). norm_groups: groups of the norms.
     quant_conv: whether 1x1 convolutions stand around the bottleneck; without them embed_dim is z_channels.
     patch_size: pixels folded into channels along each side before the first convolution (1 in all public models).
     decoder_blocks: residual blocks a level in the decoder; None for one more than in the encoder.
     last_activation: whether a SiLU stands before the last convolution of both networks.
+    resamp_with_conv: resample by convolutions, or else by means and repetition. tanh_out: pictures end in a tanh.
     latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
     Raises: ConfigError where these do not go together.
     """
@@ -46,6 +49,8 @@ class AutoencoderConfig:
     norm_groups: int = 32
     mid_attention: bool = True
     quant_conv: bool = True
+    resamp_with_conv: bool = True
+    tanh_out: bool = False
 
     def __post_init__(self) -> None:
         sizes = {
@@ -66,8 +71,8 @@ class AutoencoderConfig:
             raise ConfigError(
                 f"without quant_conv embed_dim is z_channels; found {self.embed_dim} and {self.z_channels}"
             )
-        if self.attn_type not in ("vanilla", "none"):
-            raise ConfigError(f'attn_type is "{self.attn_type}"; expected "vanilla" or "none"')
+        if self.attn_type not in ATTENTIONS:
+            raise ConfigError(f'attn_type is "{self.attn_type}"; expected one of {", ".join(ATTENTIONS)}')
         if (dim := getattr(self.bottleneck, "dim", self.embed_dim)) != self.embed_dim:
             raise ConfigError(f"embed_dim is {self.embed_dim}, but the codebook's vectors have {dim} numbers")
         for name in ("latent_shift", "latent_scale"):

@@ -6,8 +6,13 @@ Source: Esser et al. 2021, appendix A, table 7; Rombach et al. 2022, appendix G.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.blocks import AttnBlock, Downsample, ResnetBlock, Upsample, group_norm
+from ..nn.blocks import AttnBlock, Downsample, LinearAttnBlock, ResnetBlock, Upsample, group_norm
 from .config import AutoencoderConfig
+
+
+def attention(channels: int, config: AutoencoderConfig) -> nn.Module:
+    """The kind of attention that a config has."""
+    return LinearAttnBlock(channels) if config.attn_type == "linear" else AttnBlock(channels, config.norm_groups)
 
 
 class Level(nn.Module):
@@ -16,10 +21,11 @@ class Level(nn.Module):
     `downsample` or `upsample` is set by the network that owns the level.
     """
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, groups: int = 32) -> None:
+    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, config: AutoencoderConfig) -> None:
         super().__init__()
+        groups = config.norm_groups
         self.block = nn.ModuleList(ResnetBlock(outputs if i else inputs, outputs, groups) for i in range(blocks))
-        self.attn = nn.ModuleList(AttnBlock(outputs, groups) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(attention(outputs, config) for _ in range(blocks if attends else 0))
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
@@ -32,11 +38,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the smallest size."""
 
-    def __init__(self, channels: int, attention: bool, groups: int = 32) -> None:
+    def __init__(self, channels: int, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, groups)
-        self.attn_1 = AttnBlock(channels, groups) if attention else nn.Identity()
-        self.block_2 = ResnetBlock(channels, channels, groups)
+        self.block_1 = ResnetBlock(channels, channels, config.norm_groups)
+        self.attn_1 = attention(channels, config) if config.middle_attends else nn.Identity()
+        self.block_2 = ResnetBlock(channels, channels, config.norm_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -48,15 +54,15 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        widths, groups = config.widths, config.norm_groups
+        widths = config.widths
         self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, config.ch, 3, padding=1)
         self.down = nn.ModuleList()
         for level, (inputs, outputs) in enumerate(zip((config.ch, *widths), widths, strict=False)):
-            self.down.append(Level(inputs, outputs, config.num_res_blocks, config.attends(level), groups))
+            self.down.append(Level(inputs, outputs, config.num_res_blocks, config.attends(level), config))
             if level < len(widths) - 1:
-                self.down[level].downsample = Downsample(outputs)
-        self.mid = Middle(widths[-1], config.middle_attends, groups)
-        self.norm_out = group_norm(widths[-1], groups)
+                self.down[level].downsample = Downsample(outputs, config.resamp_with_conv)
+        self.mid = Middle(widths[-1], config)
+        self.norm_out = group_norm(widths[-1], config.norm_groups)
         self.last = nn.SiLU() if config.last_activation else nn.Identity()
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels * (2 if config.double_z else 1), 3, padding=1)
 
@@ -70,7 +76,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[B, z_channels, h, w] -> [B, out_channels, h * factor, w * factor], about -1..1, not clamped.
+    """[B, z_channels, h, w] -> [B, out_channels, h * factor, w * factor], about -1..1, not clamped (but see tanh_out).
 
     `up[0]` is the level of full resolution, and runs last.
     """
@@ -78,19 +84,20 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        widths, groups = config.widths, config.norm_groups
+        widths = config.widths
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], config.middle_attends, groups)
+        self.mid = Middle(widths[-1], config)
         self.up = nn.ModuleList()
         blocks = config.decoder_blocks or config.num_res_blocks + 1
         for level, outputs in enumerate(widths):
             inputs = widths[min(level + 1, len(widths) - 1)]
-            self.up.append(Level(inputs, outputs, blocks, config.attends(level), groups))
+            self.up.append(Level(inputs, outputs, blocks, config.attends(level), config))
             if level > 0:
-                self.up[level].upsample = Upsample(outputs)
-        self.norm_out = group_norm(widths[0], groups)
+                self.up[level].upsample = Upsample(outputs, config.resamp_with_conv)
+        self.norm_out = group_norm(widths[0], config.norm_groups)
         self.last = nn.SiLU() if config.last_activation else nn.Identity()
         self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch_size**2, 3, padding=1)
+        self.bound = nn.Tanh() if config.tanh_out else nn.Identity()
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
@@ -98,4 +105,4 @@ class Decoder(nn.Module):
             h = level(h)
             if upsample := getattr(level, "upsample", None):
                 h = upsample(h)
-        return F.pixel_shuffle(self.conv_out(self.last(self.norm_out(h))), self.patch_size)
+        return F.pixel_shuffle(self.bound(self.conv_out(self.last(self.norm_out(h)))), self.patch_size)

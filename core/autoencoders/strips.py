@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..nn.blocks import AttnBlock, Downsample, ResnetBlock, Upsample
+from ..nn.blocks import AttnBlock, Downsample, LinearAttnBlock, ResnetBlock, Upsample
 from .convnet import Decoder, Encoder, Middle
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def decode_strips(decoder: Decoder, z: Tensor, strip: int) -> StripSteps:
         return _run(decoder, blocks, Held([one], one.shape[2]), plan)
 
     made = yield from _counted(run, z, _passes(blocks, z.shape[2], plan))
-    return F.pixel_shuffle(made, decoder.patch_size)
+    return F.pixel_shuffle(decoder.bound(made), decoder.patch_size)
 
 
 class Source(Protocol):
@@ -265,21 +265,43 @@ def _attention(block: AttnBlock, x: Held, plan: Plan) -> Steps[Held]:
     return (yield from plan.hold(Made(x.height, rows), x))
 
 
-def _downsample(layer: Downsample, x: Held, plan: Plan) -> Steps[Held]:
+def _linear_attention(block: LinearAttnBlock, x: Held, plan: Plan) -> Steps[Held]:
+    def tokens(a: int, b: int) -> tuple[Tensor, ...]:
+        return block.to_qkv(x.rows(a, b)).flatten(2).chunk(3, dim=1)
+
+    pairs: list[tuple[Tensor, ...]] = []
+    for span in plan.spans(x.height):
+        pairs.append(tuple(part.clone() for part in tokens(*span)[1:]))
+        yield
+    context = block.context(*(torch.cat(parts, dim=2) for parts in zip(*pairs, strict=True)))
+    pairs.clear()
+
     def rows(a: int, b: int) -> Tensor:
+        return block.answer(tokens(a, b)[0], context).unflatten(2, (b - a, -1))
+
+    return (yield from plan.hold(Made(x.height, rows), x))
+
+
+def _downsample(layer: Downsample, x: Held, plan: Plan) -> Steps[Held]:
+    conv = layer.conv
+
+    def rows(a: int, b: int) -> Tensor:
+        if conv is None:
+            return F.avg_pool2d(x.rows(2 * a, 2 * b), 2)
         end = min(2 * b + 1, x.height)
         window = F.pad(x.rows(2 * a, end), (0, 1, 0, 2 * b + 1 - end))
-        return F.conv2d(window, layer.conv.weight, layer.conv.bias, stride=2)
+        return F.conv2d(window, conv.weight, conv.bias, stride=2)
 
     return (yield from plan.hold(Made(x.height // 2, rows), x))
 
 
 def _upsample(layer: Upsample, x: Held, plan: Plan) -> Steps[Held]:
     def rows(a: int, b: int) -> Tensor:
-        doubled = F.interpolate(x.rows(a // 2, (b + 1) // 2), scale_factor=2.0, mode="nearest")
-        return doubled[:, :, a % 2 : a % 2 + b - a]
+        repeated = F.interpolate(x.rows(a // 2, (b + 1) // 2), scale_factor=2.0, mode="nearest")
+        return repeated[:, :, a % 2 : a % 2 + b - a]
 
-    return (yield from plan.hold(_conv(layer.conv, Made(2 * x.height, rows)), x))
+    doubled = Made(2 * x.height, rows)
+    return (yield from plan.hold(_conv(layer.conv, doubled) if isinstance(layer.conv, nn.Conv2d) else doubled, x))
 
 
 def _nothing(_: nn.Identity, x: Held, __: Plan) -> Steps[Held]:
@@ -299,6 +321,7 @@ class Kind:
 BLOCKS: dict[type[nn.Module], Kind] = {
     ResnetBlock: Kind(_resnet, passes=3),
     AttnBlock: Kind(_attention, passes=3),
+    LinearAttnBlock: Kind(_linear_attention, passes=2),
     Downsample: Kind(_downsample, passes=1, scale=0.5),
     Upsample: Kind(_upsample, passes=1, scale=2),
     nn.Identity: Kind(_nothing, passes=0),

@@ -9,12 +9,14 @@ from .fsq import FiniteScalarQuantizer, FSQConfig
 from .gumbel import GumbelConfig, GumbelQuantizer
 from .kl import KLBottleneck, KLConfig
 from .lfq import LFQConfig, LookupFreeQuantizer
-from .remap import RemapConfig, RemappedQuantizer
+from .remap import GumbelRemapConfig, RemapConfig, RemappedGumbelQuantizer, RemappedQuantizer
 from .residual import ResidualConfig, ResidualQuantizer
 from .search import nearest
 from .vq import VectorQuantizer, VQConfig
 
-BottleneckConfig = VQConfig | KLConfig | GumbelConfig | FSQConfig | LFQConfig | ResidualConfig | RemapConfig
+BottleneckConfig = (
+    VQConfig | KLConfig | GumbelConfig | FSQConfig | LFQConfig | ResidualConfig | RemapConfig | GumbelRemapConfig
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ BOTTLENECKS = {
     "lfq": Bottleneck(LFQConfig, LookupFreeQuantizer),
     "residual": Bottleneck(ResidualConfig, ResidualQuantizer),
     "remap": Bottleneck(RemapConfig, RemappedQuantizer),
+    "gumbel-remap": Bottleneck(GumbelRemapConfig, RemappedGumbelQuantizer),
 }
 
 
@@ -52,11 +55,13 @@ __all__ = [
     "FiniteScalarQuantizer",
     "GumbelConfig",
     "GumbelQuantizer",
+    "GumbelRemapConfig",
     "KLBottleneck",
     "KLConfig",
     "LFQConfig",
     "LookupFreeQuantizer",
     "RemapConfig",
+    "RemappedGumbelQuantizer",
     "RemappedQuantizer",
     "ResidualConfig",
     "ResidualQuantizer",

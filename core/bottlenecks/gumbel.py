@@ -84,7 +84,7 @@ class GumbelQuantizer(nn.Module):
                 vectors, indices = self.draw(scores, noise)
             else:
                 indices = self._settled(rows, scores.argmax(1))
-                vectors = F.embedding(indices, self.embed.weight.float())
+                vectors = F.embedding(indices, self._vectors)
             loss = self.config.kl_weight * self.divergence(scores)
         return Quantized(latent=to_latent(vectors, z), indices=to_map(indices, z), loss=loss)
 
@@ -102,7 +102,7 @@ class GumbelQuantizer(nn.Module):
         indices = soft.argmax(1)
         hard = torch.zeros_like(soft).scatter_(1, indices[:, None], 1.0)
         choice = straight_through(soft, hard) if self.config.straight_through else soft
-        return choice @ self.embed.weight.float(), indices
+        return choice @ self._vectors, indices
 
     def lookup(self, indices: Tensor) -> Tensor:
         """The vectors of codes: int64 [B, h, w] -> [B, D, h, w] in the dtype of the weights.
@@ -117,13 +117,18 @@ class GumbelQuantizer(nn.Module):
         high, low = self.config.temperature, self.config.final_temperature
         self.temperature = low + (high - low) * (1 + cos(pi * share)) / 2
 
-    @staticmethod
-    def divergence(scores: Tensor) -> Tensor:
-        """mean over vectors of KL(softmax(scores) || uniform), [N, K] -> []."""
+    def divergence(self, scores: Tensor) -> Tensor:
+        """mean over vectors of KL(softmax(scores) || uniform over all K codes), [N, K] -> []."""
         log_p = scores.log_softmax(1)
-        return (log_p.exp() * log_p).sum(1).mean() + log(scores.shape[1])
+        return (log_p.exp() * log_p).sum(1).mean() + log(self.config.codes)
+
+    @property
+    def _vectors(self) -> Tensor:
+        """What the scores choose among, [K, D] float32 with gradient."""
+        return self.embed.weight.float()
 
     def _settled(self, rows: Tensor, indices: Tensor) -> Tensor:
         """The codes of rows that are entries of the codebook to the bit, else the given ones."""
-        entries = nearest(rows, self.codebook)
-        return torch.where((self.codebook[entries] == rows).all(1), entries, indices)
+        vectors = self._vectors.detach()
+        entries = nearest(rows, vectors)
+        return torch.where((vectors[entries] == rows).all(1), entries, indices)

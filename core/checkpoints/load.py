@@ -48,7 +48,9 @@ def load(
     fill(model, family, settings, header, dtype or torch.float32)
     if family.finish is not None:
         family.finish(model, header, lambda other: load(other, dtype=dtype))
-    return model.eval()
+    for part in (model, *family.parts(model).values()):
+        part.eval()
+    return model
 
 
 def describe(

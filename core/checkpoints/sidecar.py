@@ -71,7 +71,7 @@ class Sidecar(Mapping[str, Any]):
 def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sidecar:
     """The config that goes with a file of weights.
 
-    config: as data, or a .yaml or .json file; None looks for one beside the weights (see `beside`); a folder has its own.
+    config: as data, or a .yaml or .json file; None looks for one by the weights (see `beside`); folders have their own.
     Raises: ConfigError for a file that cannot be read or holds no settings by name.
     """
     if isinstance(config, Mapping):
@@ -96,19 +96,19 @@ def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sid
 def beside(path: Path) -> Path | None:
     """The config that goes with a file of weights, by where it lies, or None.
 
-    1. of the same name; 2. "config" or "*-project.yaml" (the last one by its date) where the folder holds no other
-    weights, or the weights' own name is as general as that; 3. "D-project.yaml" for weights named "D_...", as CompVis
-    publishes them; 4. for weights in a folder "checkpoints" what lies in "configs" beside that folder, as CompVis's
-    trainers leave a run: the last "*-project.yaml", or "model.yaml".
+    1. of the same name; 2. "D-project.yaml" for weights named "D...", as CompVis dates its runs; 3. "config" or
+    "*-project.yaml" (the latest) where the folder holds no other weights, or the weights' own name is as general as
+    that; 4. for weights in a folder "checkpoints" what lies in "configs" beside that folder, as CompVis's trainers
+    leave a run: the latest "*-project.yaml", or "model.yaml".
     """
     folder = path.parent
-    dated = sorted(folder.glob(f"*{PROJECT}"))
+    dated = sorted(folder.glob(f"?*{PROJECT}"))
     own = _first(path.with_suffix(ending) for ending in ENDINGS)
     general = _first([path.with_name(f"config{ending}") for ending in ENDINGS] + dated[-1:])
     if general and not (path.stem.lower() in NAMELESS or is_named_weights(path) or _alone(path)):
         general = None
     same_date = _first(one for one in dated if path.name.startswith(one.name.removesuffix(PROJECT)))
-    return own or general or same_date or (_of_run(folder.parent / "configs") if folder.name == "checkpoints" else None)
+    return own or same_date or general or (_of_run(folder.parent / "configs") if folder.name == "checkpoints" else None)
 
 
 def _of_run(configs: Path) -> Path | None:

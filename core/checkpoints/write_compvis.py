@@ -68,6 +68,8 @@ def _first_stage(config: AutoencoderConfig) -> dict[str, Any]:
         "num_res_blocks": config.num_res_blocks,
         "attn_resolutions": list(config.attn_resolutions),
         "attn_type": config.attn_type,
+        "resamp_with_conv": config.resamp_with_conv,
+        "tanh_out": config.tanh_out,
         "dropout": 0.0,
     }
     params = {"embed_dim": config.embed_dim, "ddconfig": dd, "lossconfig": {"target": "torch.nn.Identity"}}

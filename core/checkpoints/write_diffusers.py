@@ -74,7 +74,9 @@ def _turned(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _autoencoder(model: Autoencoder) -> Files:
     config = model.config
-    refuse(config, AUTOENCODER, WHERE)
+    refuse(config, AUTOENCODER - {"resamp_with_conv", "tanh_out"}, WHERE)
+    if config.attn_type == "linear":
+        raise ConfigError(f"{WHERE} has no place for linear attention in an autoencoder")
     vq = isinstance(config.bottleneck, VQConfig) and config.bottleneck.metric == "l2"
     if not vq and not isinstance(config.bottleneck, KLConfig) or vq and not config.quant_conv:
         raise ConfigError(f"{WHERE} has no place for this bottleneck: {config.bottleneck}")

@@ -49,29 +49,56 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
 
 
-class Downsample(nn.Module):
-    """Halve the size by a strided convolution, padded on the right and below only, as the public models were trained.
+class LinearAttnBlock(nn.Module):
+    """Attention whose cost grows with the number of positions, not with its square; neither normed nor added.
 
-    forward: [B, channels, H, W] -> [B, channels, H / 2, W / 2].
+    out(context^T q),  context = softmax_positions(k) v^T
+    forward: [B, channels, H, W] -> the same shape.
+    Source: Shen et al. 2018, "Efficient attention", without the softmax of q, as latent-diffusion has it.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.to_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        q, k, v = self.to_qkv(x).flatten(2).chunk(3, dim=1)
+        return self.answer(q, self.context(k, v)).view(x.shape)
+
+    def context(self, k: Tensor, v: Tensor) -> Tensor:
+        """Keys and values of all positions, [B, channels, N] each -> [B, channels, channels]."""
+        return v @ k.softmax(dim=-1).transpose(1, 2)
+
+    def answer(self, q: Tensor, context: Tensor) -> Tensor:
+        """Queries of some positions, [B, channels, n] -> [B, channels, n]."""
+        return self.to_out((context @ q)[..., None])[..., 0]
+
+
+class Downsample(nn.Module):
+    """Halve the size by a strided convolution, padded on the right and below only, as the public models were trained.
+
+    conv: or else by the mean of 2x2 pixels.
+    forward: [B, channels, H, W] -> [B, channels, H / 2, W / 2].
+    """
+
+    def __init__(self, channels: int, conv: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if conv else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) if self.conv is None else self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Double the size by repeating pixels, then convolve.
+    """Double the size by repeating pixels, then convolve unless `conv` is false.
 
     forward: [B, channels, H, W] -> [B, channels, 2 H, 2 W].
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,4 +1,4 @@
-"""What a prior is told before it writes codes: nothing, a class, places, or the codes of another picture.
+"""What a prior is told before it writes codes: nothing, a class, places, the codes of another picture, tokens.
 
 Source: Esser et al. 2021, sections 3.2 and 3.3; taming/models/cond_transformer.py, taming/modules/misc/coord.py.
 """
@@ -50,7 +50,12 @@ class PictureConfig:
     autoencoder: AutoencoderConfig | None = None
 
 
-ConditionConfig = StartConfig | LabelConfig | CoordinateConfig | PictureConfig
+@dataclass(frozen=True, kw_only=True)
+class TokensConfig:
+    """Tokens that were made elsewhere, such as boxes around the objects of a scene: handed in as they are."""
+
+
+ConditionConfig = StartConfig | LabelConfig | CoordinateConfig | PictureConfig | TokensConfig
 
 
 def places(height: int, width: int, factor: int) -> Tensor:

@@ -5,6 +5,7 @@ from math import isqrt
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoders.autoencoder import Autoencoder
@@ -17,6 +18,7 @@ from .conditions import (
     LabelConfig,
     PictureConfig,
     StartConfig,
+    TokensConfig,
     coordinate_tokens,
     places,
 )
@@ -28,7 +30,8 @@ class PriorConfig:
     """A prior.
 
     transformer: its sizes. autoencoder: that in the same file; None where there is none.
-    condition: what it is told before the codes.
+    condition: what it is told before the codes. condition_size: pixels along each side of a condition that is a picture
+    (or places), which is made that size first, by the nearest pixels; None leaves it as it is.
     permuted: number of codes whose order the file stores; 0 for row by row.
     class_names: of the classes in order, as far as they are known.
     """
@@ -38,6 +41,11 @@ class PriorConfig:
     condition: ConditionConfig = field(default_factory=StartConfig)
     permuted: int = 0
     class_names: tuple[str, ...] = ()
+    condition_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.condition_size is not None and self.condition_size < 1:
+            raise ConfigError(f"condition_size is {self.condition_size}; expected at least 1 pixel, or none")
 
 
 class Prior(nn.Module):
@@ -117,7 +125,7 @@ class Prior(nn.Module):
         """The tokens of a condition.
 
         given: int64 [B] or [B, 1] labels; [B, 1, H, W] in 0..1 coordinates, None for a whole picture's; [B, C, H, W]
-        the picture of another autoencoder, or its latent; None where nothing has to be told.
+        the picture of another autoencoder, or its latent; int64 [B, M] tokens; None where nothing has to be told.
         size: (h, w) of the codes to be written.
         Returns int64 [B, M].
         Raises: ConfigError where something has to be told and is not, ShapeError for something else than expected.
@@ -129,20 +137,24 @@ class Prior(nn.Module):
             return self._labels(given, condition)
         if isinstance(condition, CoordinateConfig):
             where = places(*size, condition.factor).expand(batch, -1, -1, -1) if given is None else given
-            return coordinate_tokens(where.to(self.device), condition).flatten(1)
+            return coordinate_tokens(self._sized(where.to(self.device)), condition).flatten(1)
+        if isinstance(condition, TokensConfig):
+            return self._given_tokens(given)
         if given is None:
             raise ConfigError("this prior paints over another picture (segments or depth): give it that picture")
         encoder = self.told or self.own_autoencoder()
         given = given.to(next(encoder.parameters()))
-        latent = given if given.shape[1] != encoder.config.in_channels else encoder.encode(given)
+        latent = given if given.shape[1] != encoder.config.in_channels else encoder.encode(self._sized(given))
         return encoder.quantize(latent).indices.flatten(1).to(self.device)
 
     def window(self, condition: int) -> int:
         """The largest side of a square of codes that the transformer sees at once, behind so many condition tokens.
 
-        condition: tokens, or 0 for as many as codes.
+        condition: tokens, or 0 for as many as codes. Raises: ShapeError where they leave no place for a code.
         """
         block = self.config.transformer.block
+        if condition > block:
+            raise ShapeError(f"{condition} tokens of the condition; this prior takes {block} tokens, codes included")
         return isqrt(block + 1 - condition) if condition else isqrt((block + 1) // 2)
 
     def written(self, codes: Tensor) -> Tensor:
@@ -167,6 +179,15 @@ class Prior(nn.Module):
         if codes.shape[1] != len(self.order):
             raise ShapeError(f"{codes.shape[1]} codes; this prior writes exactly {len(self.order)} in its own order")
         return self.order
+
+    def _sized(self, picture: Tensor) -> Tensor:
+        size = self.config.condition_size
+        return picture if size is None else F.interpolate(picture, size=(size, size))
+
+    def _given_tokens(self, given: Tensor | None) -> Tensor:
+        if given is None or given.ndim != 2 or given.is_floating_point():
+            raise ConfigError("this prior is told tokens (boxes of objects): give them as int64 [batch, tokens]")
+        return given.long().to(self.device)
 
     def _labels(self, given: Tensor | None, condition: LabelConfig) -> Tensor:
         if given is None:

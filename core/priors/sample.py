@@ -118,7 +118,7 @@ def _windowed(
     if prior.config.permuted:
         raise ConfigError(f"this prior writes {prior.config.permuted} codes in its own order: other sizes do not fit")
     (height, width), batch = size, len(known)
-    spread = isinstance(prior.config.condition, CoordinateConfig | PictureConfig)
+    spread = isinstance(prior.config.condition, CoordinateConfig | PictureConfig) and told.shape[1] == height * width
     side = prior.window(0 if spread else told.shape[1])
     filled = known.clone().view(batch, height, width)
     about = told.view(batch, height, width) if spread else None

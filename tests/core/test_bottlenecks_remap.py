@@ -11,7 +11,15 @@ from torch import Tensor
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
-from vitrail.core.bottlenecks import RemapConfig, RemappedQuantizer, VectorQuantizer, VQConfig
+from vitrail.core.bottlenecks import (
+    GumbelConfig,
+    GumbelRemapConfig,
+    RemapConfig,
+    RemappedGumbelQuantizer,
+    RemappedQuantizer,
+    VectorQuantizer,
+    VQConfig,
+)
 from vitrail.core.checkpoints import describe, load, save_model
 from vitrail.core.checkpoints.convert import convert
 from vitrail.core.checkpoints.read import read_header, read_tensors
@@ -75,6 +83,25 @@ def test_a_code_listed_twice_has_its_first_place() -> None:
     quantizer.used.copy_(torch.tensor([2, 0, 2]))
     assert quantizer.to_kept(torch.arange(4)).tolist() == [1, 3, 0, 3]
     assert quantizer.to_all(torch.arange(4)).tolist() == [2, 0, 2, 2]
+
+
+def test_a_gumbel_codebook_chooses_among_its_list_alone() -> None:
+    torch.manual_seed(0)
+    book = GumbelConfig(codes=16, dim=4, kl_weight=0.5)
+    quantizer = RemappedGumbelQuantizer(GumbelRemapConfig(book=book, kept=4)).eval()
+    quantizer.used.copy_(USED)
+    z = torch.randn(2, 4, 5, 3)
+    scores = quantizer.proj(z)[:, USED]
+    found, best = quantizer(z), scores.argmax(1)
+    assert torch.equal(found.indices, best) and len(best.unique()) > 1
+    assert torch.equal(found.latent, quantizer.embed(USED[best]).permute(0, 3, 1, 2))
+    assert torch.equal(found.latent, quantizer.lookup(best)) and quantizer.codebook.shape == (4, 4)
+    share = scores.softmax(1)
+    torch.testing.assert_close(found.loss, 0.5 * (share * (share * 16).log()).sum(1).mean())
+    assert torch.equal(quantizer(found.latent).indices, best), "what was looked up rounds to itself"
+    quantizer.train()(z).latent.sum().backward()
+    outside = [i for i in range(16) if i not in USED]
+    assert quantizer.embed.weight.grad[outside].eq(0).all() and quantizer.embed.weight.grad[USED].ne(0).any()
 
 
 @pytest.mark.parametrize("wrong", [{"kept": 0}, {"unknown": "other"}, {"unknown": 4}, {"unknown": -1}])

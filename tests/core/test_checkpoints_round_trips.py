@@ -1,4 +1,4 @@
-"""LlamaGen, GumbelVQ and ESRGAN: a model of any sizes, saved in its family's layout, opens as what it was."""
+"""LlamaGen, CompVis's autoencoders, ESRGAN: a model of any sizes, saved in its layout, opens as what it was."""
 
 import re
 from argparse import Namespace
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
-from vitrail.core.bottlenecks import GumbelConfig, VQConfig
+from vitrail.core.bottlenecks import GumbelConfig, GumbelRemapConfig, KLConfig, RemapConfig, VQConfig
 from vitrail.core.checkpoints import describe, load
 from vitrail.core.refine.refiner import Refiner
 from vitrail.core.refine.rrdb import RefinerConfig
@@ -43,10 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("layouts")
 
 
-def random_weights(model: nn.Module) -> nn.Module:
+def random_weights(model: nn.Module, std: float = 0.2) -> nn.Module:
     torch.manual_seed(0)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
+        nn.init.normal_(parameter, std=std)
     return model.eval().requires_grad_(False)
 
 
@@ -70,9 +70,12 @@ def renamed(state: State, *rules: tuple[str, str | Callable[[re.Match[str]], str
 def same_autoencoder(loaded: Any, model: Autoencoder) -> bool:
     factor = model.config.factor
     x = torch.rand(1, model.config.in_channels, 2 * factor, 3 * factor) * 2 - 1
-    z = model.encode(x)
-    got, want = loaded.quantize(loaded.encode(x)), model.quantize(z)
+    if isinstance(model.config.bottleneck, KLConfig):
+        same = all(torch.equal(*pair) for pair in zip(loaded.moments(x), model.moments(x), strict=True))
+        return same and torch.equal(loaded.decode(model.encode(x)), model.decode(model.encode(x)))
+    got, want = loaded.quantize(loaded.encode(x)), model.quantize(model.encode(x))
     same = torch.equal(got.indices, want.indices) and torch.equal(got.latent, want.latent)
+    same &= torch.equal(got.loss, want.loss)
     return same and torch.equal(loaded.decode(got.latent), model.decode(want.latent))
 
 
@@ -114,27 +117,46 @@ def test_llamagen(folder: Path, drawn: dict[str, Any], codes: int, wrapper: str,
     assert describe(folder / "train.pt")["inferred"]["codebook_l2_norm"] == "the trainer's arguments in it"
 
 
+BOOKS: dict[str, Callable[[int], Any]] = {
+    "compvis-vq": lambda dim: VQConfig(codes=7, dim=dim),
+    "compvis-vq with a list": lambda dim: RemapConfig(book=VQConfig(codes=7, dim=dim), kept=3, unknown="extra"),
+    "compvis-vq that followed averages": lambda dim: VQConfig(codes=7, dim=dim, legacy=False, ema=0.99),
+    "compvis-gumbel": lambda dim: GumbelConfig(codes=7, dim=dim, kl_weight=1e-3),
+    "compvis-gumbel with a list": lambda dim: GumbelRemapConfig(
+        book=GumbelConfig(codes=7, dim=dim, kl_weight=1e-3), kept=3
+    ),
+    "compvis-kl": lambda dim: KLConfig(weight=1e-3),
+}
+
+
+@pytest.mark.parametrize("book", BOOKS)
 @few
 @given(
-    sizes, st.integers(3, 20), wrappers, st.sets(st.integers(0, 2)), st.sampled_from([256, 64]), st.booleans(),
-    st.booleans(),
+    drawn=sizes, wrapper=wrappers, attending=st.sets(st.integers(0, 2)), size=st.sampled_from([256, 96]),
+    attention=st.sampled_from(["vanilla", "linear", "none"]), resampling=st.booleans(), bounded=st.booleans(),
+    training=st.booleans(),
 )  # fmt: skip
-def test_gumbel(
-    folder: Path, drawn: dict[str, Any], codes: int, wrapper: str, attending: set[int], size: int, middle: bool,
-    training: bool,
+def test_compvis(
+    book: str, folder: Path, drawn: dict[str, Any], wrapper: str, attending: set[int], size: int, attention: str,
+    resampling: bool, bounded: bool, training: bool,
 ) -> None:  # fmt: skip
-    places = tuple(size // 2**level for level in sorted(attending) if level < len(drawn["ch_mult"]))
+    levels = len(drawn["ch_mult"])
+    places = tuple(size // 2**level for level in sorted(attending) if level < levels and attention != "none")
     config = AutoencoderConfig(
-        ch=32, attn_resolutions=places if middle else (), attn_type="vanilla" if middle else "none", resolution=size,
-        bottleneck=GumbelConfig(codes=codes, dim=drawn["embed_dim"], kl_weight=1e-3), **drawn,
+        ch=32, attn_resolutions=places, attn_type=attention, resolution=size, double_z=book == "compvis-kl",
+        resamp_with_conv=resampling or levels == 1, tanh_out=bounded,
+        bottleneck=BOOKS[book](drawn["embed_dim"]), **drawn,
     )  # fmt: skip
-    model = random_weights(Autoencoder(config))
-    state = dict(model.state_dict())
+    model = random_weights(Autoencoder(config), 0.05)
+    names = {"quantize.ema_size": "quantize.embedding.cluster_size", "quantize.ema_sum": "quantize.embedding.embed_avg"}
+    state = {names.get(name, name): tensor for name, tensor in model.state_dict().items()}
     if training:
         state |= {"loss.perceptual_loss.lin0.model.1.weight": torch.zeros(1, 4, 1, 1), "colorize": torch.zeros(3, 2)}
     path = saved(state, folder, wrapper)
-    loaded = load(path, config={"model": {"params": {"kl_weight": 1e-3, "ddconfig": {"resolution": size}}}})
-    assert describe(path)["family"] == "compvis-gumbel"
+    said = {"kl_weight": 1e-3, "lossconfig": {"params": {"kl_weight": 1e-3}}}
+    said |= {"unknown_index": getattr(config.bottleneck, "unknown", None)}
+    loaded = load(path, config={"model": {"params": {**said, "ddconfig": {"resolution": size, "tanh_out": bounded}}}})
+    assert describe(path)["family"] == book.split()[0]
     assert loaded.config == config and same_autoencoder(loaded, model)
 
 

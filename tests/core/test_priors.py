@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Generator, Tensor
 
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import VQConfig
-from vitrail.core.checkpoints import describe, load, save_model
+from vitrail.core.checkpoints import load
 from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.priors import Prior, PriorConfig, sample
 from vitrail.core.priors.conditions import (
@@ -231,73 +230,3 @@ def test_sizes_that_do_not_go_together_are_refused() -> None:
         GPT(TINY)(torch.zeros(1, 21, dtype=torch.int64))
     with pytest.raises(ShapeError, match="0 to 23"):
         GPT(TINY)(torch.full((1, 2), 24))
-
-
-CONDITIONS = {
-    "start": (StartConfig(token=2), {"cond_stage_config": "__is_unconditional__", "sos_token": 2}),
-    "label": (
-        LabelConfig(classes=9),
-        {"cond_stage_config": {"target": "taming.modules.util.Labelator", "params": {"n_classes": 9}}},
-    ),
-    "coordinates": (
-        CoordinateConfig(codes=20, factor=2),
-        {"cond_stage_config": {"target": "x.CoordStage", "params": {"n_embed": 20, "down_factor": 2}}},
-    ),
-    "first stage": (PictureConfig(), {"cond_stage_config": "__is_first_stage__"}),
-    "picture": (PictureConfig(autoencoder=replace(CODES, in_channels=5, out_channels=5)), {}),
-}
-
-
-def as_taming_saves_it(model: Prior, path: Path) -> None:
-    """A Net2NetTransformer's file, with masks and what training leaves."""
-    config, state = model.config, {}
-    for name, tensor in model.state_dict().items():
-        place = "cond_stage_model." + name[5:] if name.startswith("told.") else name
-        state["permuter.forward_shuffle_idx" if name == "order" else place] = tensor
-    for name, tensor in model.autoencoder.state_dict().items():
-        state[f"first_stage_model.{name}"] = tensor
-    if config.permuted:
-        state["permuter.backward_shuffle_idx"] = model.order.argsort()
-    block = config.transformer.block
-    for i in range(config.transformer.depth):
-        mask = torch.ones(block, block).tril()
-        mask[: config.transformer.unmasked, : config.transformer.unmasked] = 1
-        state[f"transformer.blocks.{i}.attn.mask"] = mask.view(1, 1, block, block)
-    state["first_stage_model.loss.discriminator.main.0.weight"] = torch.zeros(2, 3, 4, 4)
-    state["first_stage_model.colorize"] = torch.zeros(3, 5, 1, 1)
-    torch.save({"state_dict": state, "epoch": 1}, path)
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    st.sampled_from(sorted(CONDITIONS)), st.sampled_from([1, 2, 4]), st.integers(1, 3), st.sampled_from([0, 4]),
-    st.sampled_from([0, 6]),
-)  # fmt: skip
-def test_priors_survive_tamings_layout_and_ours(
-    tmp_path_factory: pytest.TempPathFactory, told: str, heads: int, depth: int, unmasked: int, permuted: int
-) -> None:
-    condition, options = CONDITIONS[told]
-    sizes = GPTConfig(vocab=24, block=20, width=8 * heads, depth=depth, heads=heads, unmasked=unmasked)
-    model = prior(transformer=sizes, autoencoder=CODES, condition=condition, permuted=permuted)
-    folder = tmp_path_factory.mktemp("prior")
-    as_taming_saves_it(model, folder / "m.ckpt")
-    said = {"model": {"params": {"transformer_config": {"params": {"n_head": heads}}, **options}}}
-    loaded = load(folder / "m.ckpt", config=said)
-    assert loaded.config == model.config
-    save_model(model, folder / "own.safetensors")
-    assert describe(folder / "own.safetensors")["kind"] == "prior"
-    codes, tokens = torch.randint(20, (2, 6)), torch.randint(9, (2, 3))
-    for other in (loaded, load(folder / "own.safetensors")):
-        assert other.config == model.config and not other.training
-        assert torch.equal(other(codes, tokens), model(codes, tokens))
-        assert torch.equal(other.picture(codes, (2, 3)), model.picture(codes, (2, 3)))
-
-
-def test_a_gpt_alone_opens_without_an_autoencoder(tmp_path: Path) -> None:
-    golden = case("gpt_small")
-    assert describe(golden.path / "gpt.ckpt", config={"n_head": 4})["inferred"]["n_head"] == "the config"
-    assert "taming" in describe(golden.path / "gpt.ckpt")["inferred"]["n_head"]
-    model = load(golden.path / "gpt.ckpt", config={"n_head": 4})
-    assert finished(model, (4, 5), [0]).shape == (1, 4, 5)
-    with pytest.raises(ConfigError, match="without its autoencoder"):
-        model.picture(torch.zeros(1, 4, dtype=torch.int64))

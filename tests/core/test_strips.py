@@ -27,6 +27,9 @@ CONFIGS = {
     "three levels, attention on two": replace(PLAIN, ch_mult=(1, 1, 2), num_res_blocks=2, attn_resolutions=(8, 16)),
     "attention at full size": replace(PLAIN, attn_resolutions=(32,)),
     "no attention, patches": replace(PLAIN, attn_type="none", patch_size=2),
+    "linear attention, no convolutions between levels, tanh": replace(
+        PLAIN, ch_mult=(1, 2, 2), attn_type="linear", resamp_with_conv=False, tanh_out=True
+    ),
     "one level, patches": replace(PLAIN, ch_mult=(2,), patch_size=2),
     "odd ones": replace(
         PLAIN,

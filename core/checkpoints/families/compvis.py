@@ -1,6 +1,7 @@
 """Autoencoders as taming-transformers and latent-diffusion save them; their layout is Vitrail's own.
 
-Shapes tell everything but the old or new place of beta: it is the old one, as both repositories build it.
+Names and shapes tell everything but the old or new place of beta (the old one, as both repositories build it), and a
+tanh at the end of the decoder, which only a config speaks of.
 Source: github.com/CompVis/taming-transformers, taming/models/vqgan.py; github.com/CompVis/latent-diffusion,
 ldm/models/autoencoder.py.
 """
@@ -10,10 +11,11 @@ from typing import Any
 
 from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
-from ...bottlenecks import BottleneckConfig, GumbelConfig, KLConfig, RemapConfig, VQConfig
+from ...bottlenecks import BottleneckConfig, GumbelConfig, GumbelRemapConfig, KLConfig, RemapConfig, VQConfig
 from ...errors import CheckpointError
 from ..family import Family, Sidecar, has_all, has_none, metadata_is
 from ..header import Header
+from ..keymap import KeyMap
 from .critics import attach_discriminator
 
 RESOLUTION = 256
@@ -25,6 +27,10 @@ BETA, LEGACY = 0.25, True
 USED, UNKNOWN = "quantize.used", "random"
 """The codes that a `remap` kept, and what the others become unless the config says it."""
 
+EMA_SIZE, EMA_SUM = "quantize.embedding.cluster_size", "quantize.embedding.embed_avg"
+DECAY = 0.99
+"""EMAVectorQuantizer's averages, and the decay that it is built with."""
+
 _AUTOENCODER = (
     has_all("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "post_quant_conv.weight")
     & has_none("model.diffusion_model.*", "encoder.conv_blocks.*", "encoder.down_blocks.*")
@@ -34,24 +40,26 @@ _AUTOENCODER = (
 
 
 def infer_vq(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
-    """The config of a VQModel."""
+    """The config of a VQModel, or of an EMAVQ, whose codebook followed a moving average without a loss of its own."""
     codes, dim = header.shape("quantize.embedding.weight")
-    book = VQConfig(codes=codes, dim=dim, beta=BETA, legacy=LEGACY)
-    return _infer(header, sidecar, _remapped(book, header, sidecar) if USED in header else book)
+    legacy, ema = (False, DECAY) if EMA_SIZE in header else (LEGACY, None)
+    book = VQConfig(codes=codes, dim=dim, beta=BETA, legacy=legacy, ema=ema)
+    return _infer(header, sidecar, RemapConfig(book=book, **_kept(header, sidecar)) if USED in header else book)
 
 
-def _remapped(book: VQConfig, header: Header, sidecar: Sidecar) -> RemapConfig:
+def _kept(header: Header, sidecar: Sidecar) -> dict[str, Any]:
     """The list of kept codes is in the file; what others become only the config says."""
     unknown = sidecar.at("model.params.unknown_index", UNKNOWN, f'"{UNKNOWN}", as VQModel has it')
     (kept,) = header.shape(USED)
-    return RemapConfig(book=book, kept=kept, unknown=unknown if isinstance(unknown, int) else str(unknown))
+    return {"kept": kept, "unknown": unknown if isinstance(unknown, int) else str(unknown)}
 
 
 def infer_gumbel(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     """The config of a GumbelVQ."""
     codes, dim = header.shape("quantize.embed.weight")
     weight = float(sidecar.at("model.params.kl_weight", GumbelConfig().kl_weight))
-    return _infer(header, sidecar, GumbelConfig(codes=codes, dim=dim, kl_weight=weight))
+    book = GumbelConfig(codes=codes, dim=dim, kl_weight=weight)
+    return _infer(header, sidecar, GumbelRemapConfig(book=book, **_kept(header, sidecar)) if USED in header else book)
 
 
 def infer_any(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
@@ -71,7 +79,8 @@ def infer_kl(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
 def _infer(header: Header, sidecar: Sidecar, bottleneck: BottleneckConfig) -> AutoencoderConfig:
     resolution = sidecar.at("model.params.ddconfig.resolution", RESOLUTION, f"{RESOLUTION}, as public configs have it")
     try:
-        return AutoencoderConfig(**_sizes(header, resolution), bottleneck=bottleneck)
+        bounded = bool(sidecar.at("model.params.ddconfig.tanh_out", False))
+        return AutoencoderConfig(**_sizes(header, resolution), tanh_out=bounded, bottleneck=bottleneck)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"{header.path.name} lacks keys of a CompVis autoencoder: {error}") from error
 
@@ -93,16 +102,23 @@ def _sizes(header: Header, resolution: int) -> dict[str, Any]:
         "z_channels": z_channels,
         "embed_dim": header.shape("post_quant_conv.weight")[1],
         "double_z": header.shape("encoder.conv_out.weight")[0] == 2 * z_channels,
-        "attn_type": "vanilla" if "encoder.mid.attn_1.norm.weight" in header else "none",
+        "attn_type": next((kind for kind, name in ATTENTION.items() if name in header), "none"),
+        "resamp_with_conv": levels == 1 or "encoder.down.0.downsample.conv.weight" in header,
     }
+
+
+ATTENTION = {"vanilla": "encoder.mid.attn_1.norm.weight", "linear": "encoder.mid.attn_1.to_qkv.weight"}
 
 
 def indices(header: Header, pattern: str) -> set[int]:
     return {int(found[1]) for name in header.tensors if (found := re.fullmatch(pattern, name))}
 
 
-KEYS = {"loss.{*}": None, "model_ema.{*}": None, "colorize": None, "{*}": "{*}"}
-"""Vitrail's own names are CompVis's; the loss, averages and a palette are what a trainer leaves in the file."""
+LEFTOVERS = {"loss.{*}": None, "model_ema.{*}": None, "colorize": None}
+"""The loss, averages and a palette are what a trainer leaves in the file."""
+
+KEYS: KeyMap = {**LEFTOVERS, EMA_SIZE: "quantize.ema_size", EMA_SUM: "quantize.ema_sum", "{*}": "{*}"}
+"""Vitrail's own names are CompVis's, but for a codebook's moving averages."""
 
 FAMILIES = (
     Family(

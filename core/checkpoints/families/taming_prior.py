@@ -6,10 +6,15 @@
 Source: github.com/CompVis/taming-transformers, taming/models/cond_transformer.py.
 """
 
-from typing import Any
-
 from ...errors import CheckpointError
-from ...priors.conditions import ConditionConfig, CoordinateConfig, LabelConfig, PictureConfig, StartConfig
+from ...priors.conditions import (
+    ConditionConfig,
+    CoordinateConfig,
+    LabelConfig,
+    PictureConfig,
+    StartConfig,
+    TokensConfig,
+)
 from ...priors.gpt import GPTConfig
 from ...priors.prior import Prior, PriorConfig
 from ..family import Family, Sidecar, has_all, has_none
@@ -18,19 +23,29 @@ from ..keymap import KeyMap
 from . import compvis
 
 FIRST, COND, ORDER = "first_stage_model.", "cond_stage_model.", "permuter.forward_shuffle_idx"
-HEADS = 16
+HEADS, UNSAID = (16, "as taming's public priors have it"), (8, "as taming's GPT has it where its config does not say")
 CLASSES = 1000
 
 
 def infer_gpt(header: Header, params: Sidecar) -> GPTConfig:
-    """The sizes of a transformer; its number of heads comes from the config (`n_head`)."""
+    """The sizes of a transformer; its number of heads comes from the config (`n_head`).
+
+    Raises: CheckpointError where no config says it and the usual number does not divide the width.
+    """
     _, block, width = header.shape("pos_emb")
+    usual, why = UNSAID if params else HEADS
+    heads = int(params.at("n_head", usual, f"{usual}, {why}"))
+    if params.get("n_head") is None and width % heads:
+        raise CheckpointError(
+            f"{header.path.name}: nothing says how many heads its transformer has, and {heads}, {why}, do not "
+            f"divide its width {width}: put its config beside it, with n_head"
+        )
     return GPTConfig(
         vocab=header.shape("tok_emb.weight")[0],
         block=block,
         width=width,
         depth=1 + max(compvis.indices(header, r"blocks\.(\d+)\..*")),
-        heads=int(params.at("n_head", HEADS, f"{HEADS}, as taming's public priors have it")),
+        heads=heads,
         unmasked=_unmasked(header, params),
     )
 
@@ -45,7 +60,8 @@ def _unmasked(header: Header, params: Sidecar) -> int:
 
 def infer_alone(header: Header, sidecar: Sidecar) -> PriorConfig:
     """The config of a GPT in a file of its own."""
-    return PriorConfig(transformer=infer_gpt(header, sidecar))
+    inside = sidecar.part("model.params.transformer_config.params")
+    return PriorConfig(transformer=infer_gpt(header, inside or sidecar))
 
 
 def infer(header: Header, sidecar: Sidecar) -> PriorConfig:
@@ -57,6 +73,7 @@ def infer(header: Header, sidecar: Sidecar) -> PriorConfig:
         autoencoder=compvis.infer_any(header.under(FIRST), first),
         condition=_condition(header, params),
         permuted=header.shape(ORDER)[0] if ORDER in header else 0,
+        condition_size=size if (size := int(params.at("downsample_cond_size", -1))) >= 0 else None,
     )
 
 
@@ -70,9 +87,12 @@ def _condition(header: Header, params: Sidecar) -> ConditionConfig:
         return PictureConfig(autoencoder=compvis.infer_any(inner, told))
     target = str(params.part("cond_stage_config").at("target", said or ""))
     options = params.part("cond_stage_config.params")
-    if params.at("unconditional", False) or target in ("", "__is_unconditional__") or target.endswith("SOSProvider"):
-        token = params.at("sos_token", options.at("sos_token", 0), "0, for a prior that is told nothing")
-        return StartConfig(token=int(token))
+    if params.at("unconditional", False) or target in ("", "__is_unconditional__"):
+        return StartConfig(token=int(params.at("sos_token", 0, "0, for a prior that is told nothing")))
+    if target.endswith("SOSProvider"):
+        return StartConfig(token=int(options.at("sos_token", 0)))
+    if target.endswith("DummyCondStage"):
+        return TokensConfig()
     if target.endswith("CoordStage"):
         return CoordinateConfig(codes=int(options.at("n_embed")), factor=int(options.at("down_factor")))
     if target.endswith("Labelator"):
@@ -90,8 +110,7 @@ def keys(config: PriorConfig) -> KeyMap:
 
 
 def _stage(old: str, new: str) -> dict[str, str | None]:
-    leftovers: dict[str, Any] = {old + name: None for name in ("loss.{*}", "colorize", "model_ema.{*}")}
-    return leftovers | {old + "{*}": new + "{*}"}
+    return {old + theirs: None if ours is None else new + ours for theirs, ours in compvis.KEYS.items()}
 
 
 FAMILIES = (

@@ -175,7 +175,6 @@ KINDS = (
         model="Prior",
         config=PriorConfig,
         build=Prior,
-        skip=("*quantize.*ema_*", "*quantize.*started"),
         parts=lambda model: model.stored,
     ),
 )
