@@ -37,6 +37,7 @@ class Header:
     files: where the tensors lie, for a folder of files; empty for one file.
     averaged: the key under which a torch file keeps these weights, where they are averages; else empty.
     settings: arguments of the trainer that wrote the file, by name, where it kept them.
+    mapped: whether a part of the tensors can be read without the rest.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Header:
     files: tuple[Path, ...] = ()
     averaged: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    mapped: bool = True
 
     @property
     def bytes(self) -> int:

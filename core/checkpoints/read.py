@@ -40,7 +40,10 @@ def _read_file(path: Path) -> Header:
     found = torch_file.read(path, device="meta")
     infos = {name: TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in found.tensors.items()}
     averaged = found.wrapper if found.wrapper in torch_file.AVERAGED else ""
-    header = Header(path=path, format="torch", tensors=infos, averaged=averaged, settings=found.settings)
+    mapped = torch_file.is_zipped(path)
+    header = Header(
+        path=path, format="torch", tensors=infos, averaged=averaged, settings=found.settings, mapped=mapped
+    )
     return replace(header, reader=partial(_read, header, torch_file.read_tensors))
 
 
@@ -49,14 +52,12 @@ def read_tensors(header: Header) -> dict[str, Tensor]:
     return header.read(list(header.tensors))
 
 
-def _read(header: Header, reader: Callable[[Path], dict[str, Tensor]], names: Collection[str]) -> dict[str, Tensor]:
+def _read(header: Header, reader: Callable[..., dict[str, Tensor]], names: Collection[str]) -> dict[str, Tensor]:
     """Tensors by name, as the header said that they are."""
-    tensors = reader(header.path)
-    if {name: tuple(tensors[name].shape) for name in names if name in tensors} != {
-        name: header.shape(name) for name in names
-    }:
+    tensors = reader(header.path, names)
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != {n: header.shape(n) for n in names}:
         raise CheckpointError(f"{header.path.name} changed while it was read: open it again")
-    return {name: tensors[name] for name in names}
+    return tensors
 
 
 def _format(path: Path) -> str:

@@ -4,7 +4,7 @@ Source: github.com/huggingface/safetensors, README, "Format".
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,12 @@ def read_header(path: Path) -> Header:
 AGAIN = "The download was probably interrupted: fetch the file again"
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, on the CPU, mapped from the file where the system can."""
+def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Tensors by name (all where no names are given), on the CPU, mapped from the file where the system can."""
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            found = set(file.keys())
+            return {name: file.get_tensor(name) for name in (found if names is None else found.intersection(names))}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path.name} cannot be read as safetensors: {error}") from error
 

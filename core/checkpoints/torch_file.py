@@ -4,7 +4,7 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,9 +110,16 @@ def looks_like_torch(start: bytes) -> bool:
     return start.startswith((ZIP, PICKLE))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch.save file by name. Raises: as `read`."""
-    return dict(read(path).tensors)
+def is_zipped(path: Path) -> bool:
+    """Whether a torch file is an archive, from which torch maps tensors, and not a stream of pickles (before 1.6)."""
+    with path.open("rb") as file:
+        return file.read(4) == ZIP
+
+
+def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of a torch.save file by name, all where no names are given. Raises: as `read`."""
+    tensors = read(path).tensors
+    return {name: tensors[name] for name in (tensors if names is None else names) if name in tensors}
 
 
 def read(path: Path, *, device: str = "cpu") -> Contents:
@@ -122,9 +129,7 @@ def read(path: Path, *, device: str = "cpu") -> Contents:
     program (TorchScript), that is compressed, or whose tensors claim more than it holds; CheckpointError for a broken
     one.
     """
-    with path.open("rb") as file:
-        zipped = file.read(4) == ZIP
-    if zipped:
+    if zipped := is_zipped(path):
         _check_archive(path)
     elif tarfile.is_tarfile(path):
         raise UnsafeFile(f"{path.name} is a tar archive, as torch wrote them before 0.4; expected a newer file")
