@@ -1,7 +1,6 @@
 """Building a model without memory for its weights, and giving it those of a file, every key and number checked."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import isfinite
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, KeyMismatch, ShapeError
+from .cast import cast, finite
 from .family import Family
 from .header import Header
 from .keymap import translate
@@ -16,9 +16,6 @@ from .keymap import translate
 SHOWN = 8
 PIECES, SMALL = 8, 1 << 26
 """Pieces that a file is read in, and the bytes below which it is not cut further."""
-
-BLOCK = 1 << 17
-"""Numbers cast at a time."""
 
 MOST = 200_000
 """Operations that building a model may take: public models take a few thousand."""
@@ -125,23 +122,6 @@ def stored_dtypes(model: nn.Module, dtype: torch.dtype) -> Callable[[str], torch
     return lambda name: torch.float32 if name.startswith(kept) else dtype
 
 
-def cast(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """A tensor in a dtype (integers as they are), and whether every value is a number.
-
-    By blocks, so that what is looked at is still in the processor's cache, and in the wider dtype: torch adds float32
-    faster than halves.
-    """
-    if tensor.dtype == dtype or not tensor.is_floating_point():
-        return tensor, finite(tensor)
-    made = torch.empty(tensor.shape, dtype=dtype)
-    wider = made.element_size() > tensor.element_size()
-    sound = True
-    for source, target in zip(tensor.reshape(-1).split(BLOCK), made.view(-1).split(BLOCK), strict=True):
-        target.copy_(source)
-        sound = finite(target if wider else source) and sound
-    return made, sound
-
-
 def expected_keys(family: Family, model: nn.Module) -> dict[str, Tensor]:
     """The tensors that a file must fill, by their names over all parts."""
     return {
@@ -178,17 +158,6 @@ def refuse_broken(header: Header, broken: list[str]) -> None:
             f"{header.path.name} holds weights that are no numbers (NaN or infinite): {listed('tensors', broken)}. "
             "The file is damaged or its training went wrong: fetch or train it again"
         )
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether every value is a number: by its sum, which NaN and infinity spoil, looked into where it overflows.
-
-    The sum is in the tensor's own dtype: torch adds halves in float32 eight times as fast as it casts them to it.
-    """
-    if not tensor.is_floating_point():
-        return True
-    wide = tensor.float() if tensor.element_size() == 1 else tensor
-    return isfinite(wide.sum().item()) or bool(wide.isfinite().all())
 
 
 def listed(what: str, names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Collection
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from torch import Tensor
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig
+from vitrail.core.checkpoints import cast as casting
 from vitrail.core.checkpoints import fill as filling
 from vitrail.core.checkpoints import load, save_model
-from vitrail.core.checkpoints.fill import finite, pieces
+from vitrail.core.checkpoints.cast import cast, finite
+from vitrail.core.checkpoints.fill import pieces
 from vitrail.core.checkpoints.header import Header, TensorInfo
 from vitrail.core.errors import CheckpointError
 
@@ -26,15 +29,15 @@ SMALL_MODEL = AutoencoderConfig(
 HALF, FULL = torch.float16, torch.float32
 
 
-def header(format: str = "safetensors", dtype: torch.dtype = HALF) -> Header:
+def header(mapped: bool = True, dtype: torch.dtype = HALF) -> Header:
     infos = {f"{i}": TensorInfo(shape=(1 << 18,), dtype=dtype) for i in range(64)}
-    return Header(path=Path("file"), format=format, tensors=infos)
+    return Header(path=Path("file"), format="torch", tensors=infos, mapped=mapped)
 
 
 @pytest.mark.parametrize(
     ("given", "dtype", "count"),
-    [(header(), FULL, 8), (header(), HALF, 1), (header("torch"), FULL, 1), (header(dtype=FULL), HALF, 8)],
-    ids=["cast", "kept", "torch", "narrowed"],
+    [(header(), FULL, 8), (header(), HALF, 1), (header(mapped=False), FULL, 1), (header(dtype=FULL), HALF, 8)],
+    ids=["cast", "kept", "not mapped", "narrowed"],
 )
 def test_pieces(given: Header, dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling, "SMALL", 1)
@@ -109,3 +112,53 @@ assert all(value.is_meta for value in model.state_dict().values())
 sys.exit("torch._dynamo" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("start", [HALF, torch.bfloat16, FULL, torch.float64])
+@pytest.mark.parametrize("wanted", [HALF, torch.bfloat16, FULL])
+def test_a_cast_is_that_of_torch(start: torch.dtype, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casting, "BLOCK", 7)
+    monkeypatch.setattr(casting, "LARGE", 64)
+    for shape in ((5, 9), (3,), (), (0, 2), (4, 3, 3, 3)):
+        tensor = torch.randn(shape).to(start)
+        made, sound = cast(tensor, wanted)
+        assert sound and made.dtype == wanted and torch.equal(made, tensor.to(wanted))
+    transposed = torch.randn(9, 5).to(start).t()
+    assert torch.equal(cast(transposed, wanted)[0], transposed.to(wanted))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("start", "wanted"), [(HALF, FULL), (FULL, HALF), (FULL, FULL), (torch.bfloat16, FULL)])
+def test_a_cast_sees_what_is_no_number(
+    value: float, start: torch.dtype, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(casting, "BLOCK", 7)
+    for place in range(0, 30, 6):
+        tensor = torch.zeros(30, dtype=start)
+        tensor[place] = value
+        assert not cast(tensor, wanted)[1]
+
+
+def test_integers_are_left_as_they_are() -> None:
+    made, sound = cast(torch.arange(4), HALF)
+    assert sound and made.dtype == torch.int64
+
+
+def test_weights_on_pages_of_their_own_are_like_any_other(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load(path).state_dict()
+    monkeypatch.setattr(casting, "LARGE", 1)
+    model = load(path)
+    save_model(model, tmp_path / "again.safetensors")
+    torch.save(model.state_dict(), tmp_path / "again.pt")
+    saved = torch.load(tmp_path / "again.pt", weights_only=True)
+    again = load(tmp_path / "again.safetensors").state_dict()
+    copied = deepcopy(model).state_dict()
+    for name, tensor in whole.items():
+        for other in (again, saved, copied):
+            assert torch.equal(other[name], tensor)
+    assert Path(tmp_path / "again.pt").stat().st_size < 2 * path.stat().st_size + 200_000
+    sum(weight.square().sum() for weight in model.parameters()).backward()
+    torch.optim.SGD(model.parameters(), lr=0.5).step()  # x - 0.5 * 2 x
+    assert all(weight.abs().max() == 0 for weight in model.parameters())
