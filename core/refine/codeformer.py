@@ -25,6 +25,7 @@ class CodeFormerConfig:
     autoencoder: its VQGAN. width, depth, heads, inner: of the transformer that predicts codes.
     places: number of codes of a picture, a square; pictures have that many times the autoencoder's factor.
     fused: the levels, named by their size for such a picture, at which the decoder may look at the input.
+    named_for: side of the pictures that these names are for, where it is another than `size`; 0 where not.
     Raises: ConfigError where these do not go together.
     """
 
@@ -35,6 +36,7 @@ class CodeFormerConfig:
     inner: int = 1024
     places: int = 256
     fused: tuple[int, ...] = (32, 64, 128, 256)
+    named_for: int = 0
 
     def __post_init__(self) -> None:
         if min(self.width, self.heads, self.inner, self.places) < 1 or self.width % self.heads or self.depth < 0:
@@ -44,8 +46,9 @@ class CodeFormerConfig:
             )
         if round(self.places**0.5) ** 2 != self.places:
             raise ConfigError(f"{self.places} places are no square")
-        if strange := set(self.fused) - {self.size // 2**i for i in range(len(self.autoencoder.ch_mult))}:
-            raise ConfigError(f"there are no levels of the sizes {sorted(strange)} in a picture of {self.size} pixels")
+        side = self.named_for or self.size
+        if strange := set(self.fused) - {side // 2**i for i in range(len(self.autoencoder.ch_mult))}:
+            raise ConfigError(f"there are no levels of the sizes {sorted(strange)} in a picture of {side} pixels")
 
     @property
     def size(self) -> int:
@@ -53,8 +56,8 @@ class CodeFormerConfig:
         return round(self.places**0.5) * self.autoencoder.factor
 
     def level(self, size: int) -> int:
-        """The level whose features have that side."""
-        return (self.size // size).bit_length() - 1
+        """The level that goes by that size."""
+        return ((self.named_for or self.size) // size).bit_length() - 1
 
 
 class TransformerLayer(nn.Module):
@@ -136,14 +139,17 @@ class CodeFormer(nn.Module):
         return self._decode(like(quantized, latent) if adain else quantized, features, w)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """What the encoder sees at the fused sizes, and its "latent" [B, z, h, w]."""
+        """What the encoder's last blocks see at the fused sizes, and its "latent" [B, z, h, w]."""
         found, sizes = {}, {self.config.level(size): str(size) for size in self.config.fused}
-        encoder = self.vqgan.encoder
+        encoder: Any = self.vqgan.encoder
         h = encoder.conv_in(x)
         for i, level in enumerate(encoder.down):
-            h = level(h)
-            if i in sizes:
-                found[sizes[i]] = h
+            for j, block in enumerate(level.block):
+                h = block(h)
+                if i in sizes:
+                    found[sizes[i]] = h
+                if len(level.attn):
+                    h = level.attn[j](h)
             if downsample := getattr(level, "downsample", None):
                 h = downsample(h)
         return found | {"latent": encoder.conv_out(encoder.last(encoder.norm_out(encoder.mid(h))))}
@@ -183,12 +189,13 @@ class CodeFormer(nn.Module):
         h = decoder.mid(decoder.conv_in(latent))
         for i in reversed(range(len(decoder.up))):
             level: Any = decoder.up[i]
+            place = len(level.block) - 1 if len(level.attn) else 0  # the reference's, before the last attention
             for j, block in enumerate(level.block):
                 h = block(h)
+                if j == place and i in sizes and w > 0:
+                    h = self.fuse[sizes[i]](features[sizes[i]], h, w)
                 if len(level.attn):
                     h = level.attn[j](h)
-                if j == 0 and i in sizes and w > 0:
-                    h = self.fuse[sizes[i]](features[sizes[i]], h, w)
             if upsample := getattr(level, "upsample", None):
                 h = upsample(h)
         return decoder.conv_out(decoder.last(decoder.norm_out(h)))

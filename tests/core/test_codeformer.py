@@ -1,5 +1,6 @@
 """CodeFormer: the reference's numbers, its flat layout over varied sizes, pictures of any size."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,17 @@ def flat(model: Autoencoder, prefix: str = "") -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         layer = next(part for part in sorted(back, key=len, reverse=True) if name.startswith(part + "."))
         state[prefix + back[layer] + name[len(layer) :]] = tensor
+    return state
+
+
+def public(model: CodeFormer) -> dict[str, Tensor]:
+    """A CodeFormer's weights by their public names."""
+    state = flat(model.vqgan)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("vqgan."):
+            for ours, theirs in NAMES:
+                name = name.replace(ours, theirs)
+            state[name] = tensor
     return state
 
 
@@ -95,14 +107,8 @@ def test_the_flat_layout_opens_as_what_was_saved(
         assert loaded.config == inside and torch.equal(loaded(x)[0], model(x)[0])
         return
     model = tiny(autoencoder=inside, fused=(4 * inside.factor,))
-    state = flat(model.vqgan)
-    for name, tensor in model.state_dict().items():
-        if not name.startswith("vqgan."):
-            for ours, theirs in NAMES:
-                name = name.replace(ours, theirs)
-            state[name] = tensor
-    torch.save({"params_ema": state}, path)
-    loaded = load(path, config={"n_head": 2})
+    torch.save({"params_ema": public(model)}, path)
+    loaded = load(path, config={"network_g": {"n_head": 2}} if blocks == 1 else {"n_head": 2})
     assert loaded.config == model.config
     with torch.no_grad():
         assert torch.equal(loaded(x, 0.7), model(x, 0.7))
@@ -113,6 +119,33 @@ NAMES = (
     (".out.", ".self_attn.out_proj."), ("nin_shortcut", "conv_out"), ("head.", "idx_pred_layer.1."),
     ("norm.", "idx_pred_layer.0."),
 )  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_level_with_attention_is_fused_between_its_last_block_and_that() -> None:
+    """As the reference has it at 16, the only level of its own with attention; elsewhere after the first block up."""
+    model = tiny(autoencoder=vqgan((1, 2), 2, (1,)), fused=(4,))
+    level, other = model.vqgan.encoder.down[1], model.vqgan.decoder.up[1]
+    seen: dict[str, Tensor] = {}
+    level.block[1].register_forward_hook(lambda _, __, out: seen.update(enc=out))
+    other.block[1].register_forward_hook(lambda _, __, out: seen.update(dec=out))
+    other.attn[1].register_forward_pre_hook(lambda _, inputs: seen.update(fused=inputs[0]))
+    model(torch.rand(1, 3, 8, 8), 0.5)
+    assert torch.equal(seen["fused"], model.fuse["4"](seen["enc"], seen["dec"], 0.5))
+
+
+@pytest.mark.parametrize("places", [4, 9])
+def test_levels_go_by_the_names_of_the_public_code(places: int, tmp_path: Path) -> None:
+    inside = vqgan((1, 1, 1, 1, 2, 1))
+    config = {"autoencoder": inside, "places": places, "fused": (32, 256), "named_for": 512, "depth": 0, "inner": 16}
+    model = tiny(**config)
+    assert model.fuse["32"].scale[0].in_channels == 64 and model.fuse["256"].scale[0].in_channels == 32
+    torch.save(public(model), tmp_path / "m.pth")
+    loaded = load(tmp_path / "m.pth", config={"n_head": 2})
+    x = torch.rand(1, 3, model.config.size, model.config.size)
+    assert loaded.config == model.config
+    with torch.no_grad():
+        assert torch.equal(loaded(x, 0.7), model(x, 0.7))
 
 
 def test_pictures_of_any_size_and_the_fidelity_of_the_node() -> None:

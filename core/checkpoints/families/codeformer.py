@@ -21,6 +21,11 @@ from ..keymap import KeyMap
 from .compvis import indices
 
 HEADS = 8
+
+LEVELS, NAMED_FOR = 6, 512
+"""The levels of every CodeFormer of its own code, which names what it fuses by pictures of this side, whatever the
+number of its places."""
+
 MIDDLE = ("mid.block_1", "mid.attn_1", "mid.block_2")
 
 
@@ -87,15 +92,18 @@ def _levels(kinds: list[str]) -> list[list[str]]:
 def infer(header: Header, sidecar: Sidecar) -> CodeFormerConfig:
     """The config of a CodeFormer; its number of heads comes from the config (`n_head`)."""
     places, width = header.shape("position_emb")
+    autoencoder, layers = infer_vqgan(header, sidecar), indices(header, r"ft_layers\.(\d+)\..*")
+    said = sidecar.at("network_g.n_head") or sidecar.at("n_head", HEADS, f"{HEADS}, as the public model has it")
     sizes = {int(found[1]) for name in header.tensors if (found := re.match(r"fuse_convs_dict\.(\d+)\.", name))}
     return CodeFormerConfig(
-        autoencoder=infer_vqgan(header, sidecar),
+        autoencoder=autoencoder,
         width=width,
-        depth=len(indices(header, r"ft_layers\.(\d+)\..*")),
-        heads=int(sidecar.at("n_head", HEADS, f"{HEADS}, as the public model has it")),
-        inner=header.shape("ft_layers.0.linear1.weight")[0],
+        depth=len(layers),
+        heads=int(said),
+        inner=header.shape("ft_layers.0.linear1.weight")[0] if layers else 2 * width,
         places=places,
         fused=tuple(sorted(sizes)),
+        named_for=NAMED_FOR if len(autoencoder.ch_mult) == LEVELS else 0,
     )
 
 
@@ -154,7 +162,7 @@ FAMILIES = (
     Family(
         name="codeformer",
         kind="refiner",
-        detect=_VQGAN & has_all("position_emb", "ft_layers.0.linear1.weight"),
+        detect=_VQGAN & has_all("position_emb", "feat_emb.weight"),
         infer=infer,
         keys=keys,
         build=CodeFormer,
