@@ -82,6 +82,11 @@ class Header:
         return name in self.tensors
 
 
+def indices(header: Header, pattern: str) -> set[int]:
+    """The numbers that stand in a pattern's group in the names that it fits whole."""
+    return {int(found[1]) for name in header.tensors if (found := re.fullmatch(pattern, name))}
+
+
 _PARALLEL = re.compile(r"(?:(?:module|_orig_mod)\.)+")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class Sidecar(Mapping[str, Any]):
         elif source:
             self.found[self.place + path] = source
         return default if value is None else value
+
+    def first(self, paths: Sequence[str], default: Any = None, source: str = "") -> Any:
+        """The first of several settings that there is, else the default."""
+        found = next((path for path in paths if self.at(path) is not None), paths[-1])
+        return self.at(found, default, source)
 
     def part(self, path: str) -> "Sidecar":
         """The settings under a dotted path as a sidecar of their own, whose answers are noted here too."""

@@ -10,8 +10,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ..errors import ConfigError, ShapeError
 from ..nn.actnorm import ActNorm
 
-NORMS = ("batch", "none", "spectral", "act")
-BATCH_NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "act": ActNorm}
+LAYER_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "act": ActNorm,
+    "instance": nn.InstanceNorm2d,
+    "identity": nn.Identity,
+}
+"""Norms that are layers of their own."""
+
+NORMS = ("batch", "none", "spectral", "act", "instance", "identity")
+UNBIASED = ("batch", "identity")
+"""Norms whose convolutions have no bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +28,8 @@ class PatchGANConfig:
     """Sizes of a PatchGAN.
 
     in_channels: of the pictures; ndf: width of the first layer; n_layers: layers of stride 2.
-    norm: "batch" (as published), "none", "spectral" (Miyato et al. 2018; the steadiest in short runs) or "act"
-    (`ActNorm`, taming's use_actnorm).
+    norm: "batch" (as published), "none", "spectral" (Miyato et al. 2018; the steadiest in short runs), "act"
+    (`ActNorm`, taming's use_actnorm), "instance" (CycleGAN's) or "identity" (pix2pix's "none": no bias either).
     Raises: ConfigError for sizes below 1 or another norm.
     """
 
@@ -53,8 +62,8 @@ class PatchGAN(nn.Module):
         layers: list[nn.Module] = [wrap(nn.Conv2d(config.in_channels, widths[0], 4, 2, 1)), nn.LeakyReLU(0.2)]
         for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 1):
             stride = 2 if i < config.n_layers else 1
-            layers.append(wrap(nn.Conv2d(inputs, outputs, 4, stride, 1, bias=config.norm != "batch")))
-            layers += [BATCH_NORMS[config.norm](outputs)] if config.norm in BATCH_NORMS else []
+            layers.append(wrap(nn.Conv2d(inputs, outputs, 4, stride, 1, bias=config.norm not in UNBIASED)))
+            layers += [LAYER_NORMS[config.norm](outputs)] if config.norm in LAYER_NORMS else []
             layers.append(nn.LeakyReLU(0.2))
         layers.append(wrap(nn.Conv2d(widths[-1], 1, 4, 1, 1)))
         self.main = nn.Sequential(*layers)

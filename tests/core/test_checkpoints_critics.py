@@ -54,13 +54,29 @@ def test_patchgans_come_back_whatever_their_norm(norm: str, n_layers: int, tmp_p
         assert torch.equal(opened(x), critic.eval()(x))
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance", "identity", "spectral"])
+@pytest.mark.parametrize("place", ["model.", "module.model.", "discriminator.main.", "loss.discriminator.main."])
+def test_patchgans_go_by_other_names_too(place: str, norm: str, tmp_path: Path) -> None:
+    critic = PatchGAN(PatchGANConfig(in_channels=6, ndf=2, n_layers=2, norm=norm)).eval()
+    state = {name.replace("main.", place, 1): t for name, t in older(critic.state_dict()).items()}
+    opened, x = load(written(state, tmp_path / "latest_net_D.pth")), torch.randn(2, 6, 24, 30)
+    assert opened.config == critic.config and torch.equal(opened(x), critic(x))
+
+
+def test_a_row_of_other_convolutions_is_no_patchgan(tmp_path: Path) -> None:
+    state = {f"model.{i}.weight": torch.zeros(4, 4, 3, 3) for i in (0, 2, 4)}
+    with pytest.raises(UnknownFamily, match="no family known"):
+        load(written(state, tmp_path / "m.pth"))
+
+
 def test_u_nets_come_back_under_both_namings(tmp_path: Path) -> None:
     critic, x = UNetCritic(UNetCriticConfig(in_channels=1, num_feat=2)).eval(), torch.randn(1, 1, 16, 9)
     for state in (critic.state_dict(), {"params": older(critic.state_dict())}):
         opened = load(written(state, tmp_path / "net_d.pth"))
         assert opened.config == critic.config and torch.equal(opened(x), critic(x))
-    without = load(tmp_path / "net_d.pth", config={"network_d": {"skip_connection": False}})
-    assert not torch.equal(without(x), critic(x))
+    for config in ({"network_d": {"skip_connection": False}}, {"skip_connection": False}):
+        without = load(tmp_path / "net_d.pth", config=config)
+        assert not torch.equal(without(x), critic(x))
 
 
 @pytest.mark.parametrize("name", ["patchgan_bn", "patchgan_actnorm"])
@@ -80,6 +96,34 @@ def test_linear_layers_alone_say_what_is_missing(tmp_path: Path) -> None:
     state = {f"lin{level}.model.1.weight": torch.zeros(1, 4, 1, 1) for level in range(5)}
     with pytest.raises(CheckpointError, match="without VGG16"):
         load(written(state, tmp_path / "vgg.pth"))
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_lpips_as_its_own_package_saves_it(dropout: bool, tmp_path: Path) -> None:
+    """Every linear layer stands in it twice; without dropout they are the first in their row."""
+    own = PerceptualLoss(PerceptualConfig(widths=(2, 2, 3, 3, 3)))
+    state = dict(own.state_dict())
+    for level in range(5):
+        weight = state.pop(f"lin{level}.model.1.weight").uniform_()
+        place = "model.1.weight" if dropout else "model.0.weight"
+        state |= {f"lin{level}.{place}": weight, f"lins.{level}.{place}": weight}
+    opened, (a, b) = load(written(state, tmp_path / "lpips.pth")), torch.rand(2, 1, 3, 16, 16)
+    assert torch.equal(opened(a, b), own(a, b))
+
+
+@pytest.mark.parametrize("features", [True, False])
+@pytest.mark.parametrize(
+    ("widths", "network"),
+    [((64, 192, 384, 256, 256), "AlexNet"), ((64, 128, 256, 384, 384, 512, 512), "SqueezeNet")],
+)
+def test_lpips_on_other_networks_is_named(
+    features: bool, widths: tuple[int, ...], network: str, tmp_path: Path
+) -> None:
+    state = {f"lin{level}.model.1.weight": torch.zeros(1, width, 1, 1) for level, width in enumerate(widths)}
+    if features:
+        state["net.slice1.0.weight"] = torch.zeros(64, 3, 11, 11)
+    with pytest.raises(CheckpointError, match=f"LPIPS on {network} .* expected LPIPS on VGG16"):
+        load(written(state, tmp_path / "m.pth"))
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,8 @@ from ...bottlenecks import GumbelConfig, VQConfig
 from ...errors import CheckpointError
 from ...refine.codeformer import CodeFormer, CodeFormerConfig
 from ..family import Family, Sidecar, has_all, has_none
-from ..header import Header
+from ..header import Header, indices
 from ..keymap import KeyMap
-from .compvis import indices
 
 HEADS = 8
 
@@ -93,13 +92,13 @@ def infer(header: Header, sidecar: Sidecar) -> CodeFormerConfig:
     """The config of a CodeFormer; its number of heads comes from the config (`n_head`)."""
     places, width = header.shape("position_emb")
     autoencoder, layers = infer_vqgan(header, sidecar), indices(header, r"ft_layers\.(\d+)\..*")
-    said = sidecar.at("network_g.n_head") or sidecar.at("n_head", HEADS, f"{HEADS}, as the public model has it")
+    heads = sidecar.first(("network_g.n_head", "n_head"), HEADS, f"{HEADS}, as the public model has it")
     sizes = {int(found[1]) for name in header.tensors if (found := re.match(r"fuse_convs_dict\.(\d+)\.", name))}
     return CodeFormerConfig(
         autoencoder=autoencoder,
         width=width,
         depth=len(layers),
-        heads=int(said),
+        heads=int(heads),
         inner=header.shape("ft_layers.0.linear1.weight")[0] if layers else 2 * width,
         places=places,
         fused=tuple(sorted(sizes)),

@@ -6,7 +6,6 @@ Source: github.com/CompVis/taming-transformers, taming/models/vqgan.py; github.c
 ldm/models/autoencoder.py.
 """
 
-import re
 from typing import Any
 
 from ...autoencoders.autoencoder import Autoencoder
@@ -14,7 +13,7 @@ from ...autoencoders.config import AutoencoderConfig
 from ...bottlenecks import BottleneckConfig, GumbelConfig, GumbelRemapConfig, KLConfig, RemapConfig, VQConfig
 from ...errors import CheckpointError
 from ..family import Family, Sidecar, has_all, has_none, metadata_is
-from ..header import Header
+from ..header import Header, indices
 from ..keymap import KeyMap
 from .critics import attach_discriminator
 
@@ -108,11 +107,6 @@ def _sizes(header: Header, resolution: int) -> dict[str, Any]:
 
 
 ATTENTION = {"vanilla": "encoder.mid.attn_1.norm.weight", "linear": "encoder.mid.attn_1.to_qkv.weight"}
-
-
-def indices(header: Header, pattern: str) -> set[int]:
-    return {int(found[1]) for name in header.tensors if (found := re.fullmatch(pattern, name))}
-
 
 LEFTOVERS = {"loss.{*}": None, "model_ema.{*}": None, "colorize": None}
 """The loss, averages and a palette are what a trainer leaves in the file."""

@@ -16,9 +16,8 @@ from ...errors import UnknownFamily
 from ...refine.refiner import Refiner, RefinerParts
 from ...refine.rrdb import FOLDS, MOST_DOUBLINGS, RefinerConfig
 from ..family import Family, Sidecar, has_all
-from ..header import Header
+from ..header import Header, indices
 from ..keymap import KeyMap
-from .compvis import indices
 
 Names = tuple[str, str, str]
 """A dense layer's first convolution with {} for its block; the numbers of blocks; those of doublings."""
@@ -41,8 +40,8 @@ def infer(header: Header, names: Names, sidecar: Sidecar) -> RefinerParts:
     first, last = ("model.0", f"model.{3 * doublings + 4}") if names is OLDEST else ("conv_first", "conv_last")
     width, inputs = header.shape(f"{first}.weight")[:2]
     outputs = header.shape(f"{last}.weight")[0]
-    said = next((int(said) for name in INPUTS if (said := sidecar.at(name)) is not None), None)
-    likely = (outputs, *(CHANNELS if names is NEW and inputs > max(CHANNELS) else ())) if said is None else (said,)
+    said = sidecar.first(INPUTS)
+    likely = (outputs, *(CHANNELS if names is NEW and inputs > max(CHANNELS) else ())) if said is None else (int(said),)
     folds = (fold for channels in likely for fold in FOLDS if inputs == channels * fold**2 and 2**doublings >= fold)
     fold = next(folds, 1)
     config = RefinerConfig(

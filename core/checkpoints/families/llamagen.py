@@ -7,9 +7,8 @@ from ...autoencoders.autoencoder import Autoencoder
 from ...autoencoders.config import AutoencoderConfig
 from ...bottlenecks import VQConfig
 from ..family import Family, Sidecar, has_all
-from ..header import Header
+from ..header import Header, indices
 from ..keymap import KeyMap
-from .compvis import indices
 
 RESOLUTION = 256
 
