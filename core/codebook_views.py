@@ -97,7 +97,8 @@ def decode_patches(model: Autoencoder, codes: Tensor, *, context: int = CONTEXT,
     for part in codes.to(parameter.device).split(batch):
         latent = model.lookup(part[:, None, None].expand(-1, context, context)).to(parameter.dtype)
         whole = model.decode(latent)[..., start : start + factor, start : start + factor]
-        patches.append(as_rgb((whole.float() + 1) / 2).cpu())
+        shown = whole if model.palette is None else model.to_rgb(whole)
+        patches.append(as_rgb((shown.float() + 1) / 2).cpu())
     return torch.cat(patches).permute(0, 2, 3, 1).clamp(0, 1)
 
 

@@ -43,7 +43,7 @@ def encode_image(model: Autoencoder, image: Tensor, tile_size: int = 0) -> tuple
     from . import tiling
 
     x, size = pad_to(host.split_alpha(image)[0], model.factor)
-    latent = tiling.encode(model, x, tile_size)
+    latent = tiling.encode(model, model.from_rgb(x), tile_size)
     return codes_of(model, latent, size), latent
 
 
@@ -163,9 +163,11 @@ class VQDecode(Node):
             found = "neither codes nor a latent" if codes is None else "both codes and a latent"
             raise ConfigError(f"{self.TITLE} has {found}: wire exactly one of the two")
         if codes is not None:
-            return (host.to_image(crop(tiling.decode(model, lookup(model, codes), tile_size), codes.image_size)),)
-        z = samples_of(given(latent, "latent", LATENT_ADVICE), model)
-        return (host.to_image(tiling.decode(model, _rounded(model, z).latent if quantize else z, tile_size)),)
+            decoded = crop(tiling.decode(model, lookup(model, codes), tile_size), codes.image_size)
+        else:
+            z = samples_of(given(latent, "latent", LATENT_ADVICE), model)
+            decoded = tiling.decode(model, _rounded(model, z).latent if quantize else z, tile_size)
+        return (host.to_image(model.to_rgb(decoded)),)
 
 
 class CodebookInspect(Node):

@@ -52,6 +52,7 @@ class GANCritic(Node):
         if discriminator is None:
             raise ConfigError(f'what is wired to "critic" has no discriminator: {NO_CRITIC}')
         x = host.split_alpha(image)[0].float().cpu()
+        x = critic.from_rgb(x) if hasattr(critic, "from_rgb") else x
         owner = critic if discriminator in critic.children() else discriminator
         with host.loaded(owner, (1, *x.shape[1:])) as device:
             realism = torch.cat(list(host.progress(_judge(discriminator, x, device), len(x))))

@@ -61,7 +61,7 @@ def encode_with(vae: Any, x: Tensor) -> Tensor:
 
     with loaded(vae) as device, torch.no_grad():
         weight = next(vae.parameters())
-        return vae.encode(x.to(device, weight.dtype)).float().cpu()
+        return vae.encode(vae.from_rgb(x).to(device, weight.dtype)).float().cpu()
 
 
 def with_keys(conditioning: Conditioning, keys: Mapping[str, Any]) -> Conditioning:

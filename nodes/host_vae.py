@@ -1,7 +1,7 @@
 """VAE: an autoencoder behind the host's VAE, which brings its batches, tiles and way out of a full memory."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,8 +71,8 @@ class HostVAE:
         self.downscale_ratio = self.upscale_ratio = factor
         self.downscale_index_formula = self.upscale_index_formula = None
         self.latent_channels, self.latent_dim = autoencoder.config.embed_dim, 2
-        self.output_channels = autoencoder.config.out_channels
-        self.process_input, self.process_output = _to_x, _to_image
+        self.output_channels = 3
+        self.process_input, self.process_output = partial(_to_x, autoencoder), partial(_to_image, autoencoder)
         self.working_dtypes, self.vae_dtype = [torch.float32], torch.float32
         self.crop_input, self.disable_offload = True, True
         self.not_video, self.extra_1d_channel = False, None
@@ -86,12 +86,12 @@ class HostVAE:
     def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
         """Where the host would take tiles, asked to or out of memory: strips of tile_y pixels, which leave no seams."""
         encode = self.first_stage_model.encode_steps
-        return self._in_strips(lambda x, strip: encode(_to_x(x), strip), pixel_samples, tile_y)
+        return self._in_strips(lambda x, strip: encode(self.process_input(x), strip), pixel_samples, tile_y)
 
     def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
         """As `encode_tiled_`; tile_y: in cells of the latent."""
         decode = self.first_stage_model.decode_steps
-        return _to_image(self._in_strips(decode, samples, tile_y * self.upscale_ratio))
+        return self.process_output(self._in_strips(decode, samples, tile_y * self.upscale_ratio))
 
     def _in_strips(self, steps: "Callable[[Tensor, int], StripSteps]", batch: Tensor, strip: int) -> Tensor:
         from ..core.memory import with_less_memory
@@ -102,12 +102,13 @@ class HostVAE:
         return with_less_memory(run, strip, then=strip, smallest=SMALLEST)
 
 
-def _to_x(image: Tensor) -> Tensor:
-    return image * 2 - 1
+def _to_x(autoencoder: "Autoencoder", image: Tensor) -> Tensor:
+    """[B, C, H, W] in 0..1 as the autoencoder takes it: colours, or a grey picture of one channel."""
+    return autoencoder.from_rgb((image[:, :3] * 2 - 1).expand(-1, 3, -1, -1))
 
 
-def _to_image(x: Tensor) -> Tensor:
-    return ((x + 1) / 2).clamp(0, 1)
+def _to_image(autoencoder: "Autoencoder", decoded: Tensor) -> Tensor:
+    return ((autoencoder.to_rgb(decoded) + 1) / 2).clamp(0, 1)
 
 
 @cache

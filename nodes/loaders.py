@@ -23,8 +23,9 @@ LACKING = {
     "clip": ("text encoder of its own", "open one with Load CLIP or take another file"),
     "vae": ("autoencoder", "put the one that it names beside it, or open one with Load VQ Autoencoder"),
     "vq_model": ("codebook (its latent is continuous)", "use the output vae, or open a VQ autoencoder"),
+    "first stage": ("autoencoder", "open the one that it was trained on with Load VQ Autoencoder"),
 }
-"""By output: the part that a file can lack, and what to do."""
+"""By output (or the part behind it): what a file can lack, and what to do."""
 
 DTYPE_TIP = (
     "Precision of the weights while they compute. auto is fp32, or what ComfyUI was started with (--bf16-unet, "
@@ -74,9 +75,10 @@ def _load_refiner(name: str, dtype: str) -> Any:
     return open_instead(ours, host.find(name, "refiner"), DTYPES[dtype])
 
 
-def _absent(name: str, output: str) -> Any:
+def _absent(name: str, output: str, part: str | None = None) -> Any:
     """What comes out for a part that the file lacks, said now in the log and again to whoever is handed it."""
-    reason = f'{name} has no {LACKING[output][0]}, so nothing comes out of "{output}": {LACKING[output][1]}'
+    lacking, advice = LACKING[part or output]
+    reason = f'{name} has no {lacking}, so nothing comes out of "{output}": {advice}'
     log.warning("%s", reason)
     return host.absent(reason)
 
@@ -218,15 +220,17 @@ class LoadRefiner(Loader):
         return refiner, host.wrap_upscaler(refiner)
 
 
-class LoadPrior(Node):
+class LoadPrior(Loader):
     """Open a prior."""
+
+    KIND = "prior"
 
     ID, TITLE, CATEGORY = "VitrailLoadPrior", "Load Code Prior", "Vitrail/loaders"
     DESCRIPTION = "Opens a transformer that writes the codes of pictures, with the autoencoder that they are codes of."
     SEARCH_ALIASES = ["taming transformers", "net2net", "gpt", "autoregressive", "load transformer", "vitrail"]
     RETURN_TYPES, RETURN_NAMES = ("CODE_PRIOR", "VQ_MODEL"), ("prior", "vq_model")
     OUTPUT_TOOLTIPS = (
-        "The transformer, for Sample Codes.",
+        "The transformer, for Sample Codes and Prior Condition.",
         "The autoencoder whose codes it writes, for VQ Encode and VQ Decode. Empty where the file has none.",
     )
 
@@ -241,14 +245,10 @@ class LoadPrior(Node):
             }
         }
 
-    @classmethod
-    def IS_CHANGED(cls, name: str, **_: Any) -> str:
-        return host.changed(name, "prior")
-
     def execute(self, name: str, dtype: str, config: str) -> tuple[Any, ...]:
-        prior = _load(name, "prior", dtype, config)
+        prior = _load(name, self.KIND, dtype, config)
         if prior.autoencoder is None:
-            log.warning("%s has no part for the output vq_model: it is empty", name)
+            return prior, _absent(name, "vq_model", "first stage")
         return prior, _with_codebook(prior.autoencoder, name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..core.types import Codes
 from . import host
+from .codes import check_codes, codes_of, lookup
 from .spec import InputTypes, Node, given, integer, number, seed, socket
 
 if TYPE_CHECKING:
@@ -20,6 +22,53 @@ NO_AUTOENCODER = (
     "this prior came without its autoencoder, so nobody knows how many pixels a code covers: wire codes of the size "
     "that you want"
 )
+SIZE_TIP = "The {} of the picture in pixels. With codes, or a picture from Prior Condition, their size counts."
+
+
+CODES = "vitrail_codes"
+"""The key of a CONDITIONING under which the codes of the picture lie that a prior is told."""
+
+
+class PriorCondition(Node):
+    """A picture to tell a prior."""
+
+    ID, TITLE, CATEGORY = "VitrailPriorCondition", "Prior Condition", "Vitrail/conditioning"
+    DESCRIPTION = (
+        "Tells a prior what to paint by another picture: a map of segments, a map of depth, or whatever picture it was "
+        "trained on."
+    )
+    SEARCH_ALIASES = ["segmentation", "semantic map", "label map", "depth map", "net2net", "taming", "spade"]
+    RETURN_TYPES, RETURN_NAMES = ("CONDITIONING", "IMAGE"), ("conditioning", "reconstruction")
+    OUTPUT_TOOLTIPS = (
+        "For Sample Codes with the same prior.",
+        "The picture as the prior sees it: encoded, rounded to codes and decoded. Labels in the prior's own colours.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> InputTypes:
+        return {
+            "required": {
+                "prior": socket("CODE_PRIOR", "A prior that is told a picture, from Load Code Prior."),
+                "image": socket(
+                    "IMAGE",
+                    "The picture, of the size that is to be written. For segments a map whose grey level, 0 to 255, is "
+                    "the number of a label, or one in the colours of the output reconstruction; for depth a grey map, "
+                    "white where it is near.",
+                ),
+            }
+        }
+
+    def execute(self, prior: Prior, image: Tensor) -> tuple[Any, Tensor]:
+        from ..core.nn.pad import crop, pad_to
+        from . import tiling
+
+        prior = given(prior, "prior", NO_PRIOR)
+        model = prior.condition_autoencoder
+        x, size = pad_to(host.split_alpha(image)[0], lcm(model.factor, prior.own_autoencoder().factor))
+        told = prior.as_told(x)
+        codes = codes_of(model, tiling.encode(model, told), size)
+        seen = model.to_rgb(tiling.decode(model, lookup(model, codes)))
+        return [[None, {CODES: codes}]], host.to_image(crop(seen, size) if told.shape[2:] == x.shape[2:] else seen)
 
 
 class SampleCodes(Node):
@@ -39,8 +88,8 @@ class SampleCodes(Node):
         return {
             "required": {
                 "prior": socket("CODE_PRIOR", "From Load Code Prior."),
-                "width": integer(256, 8, 8192, "Of the picture in pixels. With codes, their size counts.", step=8),
-                "height": integer(256, 8, 8192, "Of the picture in pixels. With codes, their size counts.", step=8),
+                "width": integer(256, 8, 8192, SIZE_TIP.format("width"), step=8),
+                "height": integer(256, 8, 8192, SIZE_TIP.format("height"), step=8),
                 "temperature": number(
                     1.0, 0.0, 10.0, "Above 1 takes unlikely codes more often, below 1 less; 0 always the likeliest."
                 ),
@@ -52,7 +101,7 @@ class SampleCodes(Node):
             },
             "optional": {
                 "conditioning": socket(
-                    "CONDITIONING", "A class from Class Condition, or a picture, for priors that are told one."
+                    "CONDITIONING", "A class from Class Condition, or a picture from Prior Condition."
                 ),
                 "codes": socket("VQ_CODES", "Codes that are there already, from VQ Encode with the prior's vq_model."),
                 "mask": socket("MASK", "Where to write new codes: 0.5 and more. The other codes are kept."),
@@ -76,8 +125,8 @@ class SampleCodes(Node):
         from ..core.priors import sample
 
         prior = given(prior, "prior", NO_PRIOR)
-        blank = _blank(prior, width, height) if codes is None else codes
-        told = _told(prior, conditioning)
+        told, size = _told(prior, conditioning)
+        blank = _blank(prior, *(size or (height, width))) if codes is None else codes
         batch = max(len(blank.indices), 1 if told is None else len(told))
         with host.loaded(prior):
             steps = sample(
@@ -96,7 +145,7 @@ class SampleCodes(Node):
         return (_codes(prior, last.codes.cpu(), blank),)
 
 
-def _blank(prior: Prior, width: int, height: int) -> Codes:
+def _blank(prior: Prior, height: int, width: int) -> Codes:
     """Codes of the size of a picture, for one that is written whole."""
     if prior.autoencoder is None:
         raise ConfigError(NO_AUTOENCODER)
@@ -130,23 +179,26 @@ def _fitting(prior: Prior, codes: Codes) -> Codes:
     return codes
 
 
-def _told(prior: Prior, conditioning: Any) -> Tensor | None:
-    """What a conditioning tells a prior: labels [B], or a picture [B, C, H, W]."""
+def _told(prior: Prior, conditioning: Any) -> tuple[Tensor | None, tuple[int, int] | None]:
+    """What a conditioning tells a prior, labels [B] or the codes of a picture [B, h, w], and that picture's (H, W)."""
     if conditioning is None:
-        return None
+        return None, None
     if len(conditioning) != 1 or PLACES & conditioning[0][1].keys():
         raise ConfigError(
             "this conditioning holds several conditions, or one for a part of the picture or the run; a prior is told "
             "one for all: take out Conditioning (Combine), (Set Area) and their like"
         )
+    if (picture := conditioning[0][1].get(CODES)) is not None:
+        check_codes(prior.condition_autoencoder, picture)
+        return picture.indices, picture.image_size
     cond = host.to_condition(conditioning[0])
     told = cond.vector if cond.vector is not None else cond.concat
     if told is None:
         raise ConfigError(
             "the conditioning holds neither a class nor a picture, which is all that a prior can be told: make it with "
-            "Class Condition, or leave it out"
+            "Class Condition or Prior Condition, or leave it out"
         )
-    return told
+    return told, None
 
 
-NODES = (SampleCodes,)
+NODES = (SampleCodes, PriorCondition)

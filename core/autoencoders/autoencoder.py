@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from ..bottlenecks import FiniteScalarQuantizer, KLBottleneck, build_bottleneck
 from ..errors import ConfigError, ShapeError
+from ..nn.channels import Palette, from_rgb, to_rgb
 from ..types import Quantized
 from .config import AutoencoderConfig
 from .convnet import Decoder, Encoder
@@ -31,6 +32,7 @@ class Autoencoder(nn.Module):
         wide = 2 if config.double_z else 1
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantize = build_bottleneck(config.bottleneck)
+        self.palette = Palette(config.in_channels) if config.palette else None
         self.quant_conv = self.post_quant_conv = nn.Identity()
         if config.quant_conv:
             self.quant_conv = nn.Conv2d(wide * config.z_channels, wide * config.embed_dim, 1)
@@ -108,6 +110,14 @@ class Autoencoder(nn.Module):
         """`decode` in strips, a strip a step; as `encode_steps`."""
         self._check_latent(latent)
         return (yield from decode_strips(self.decoder, self.post_quant_conv(latent), strip))
+
+    def from_rgb(self, x: Tensor) -> Tensor:
+        """A picture [B, 3, H, W] in -1..1 as `encode` takes it: grey, itself, or a map of labels (`nn.channels`)."""
+        return from_rgb(x, self.config.in_channels, self.palette)
+
+    def to_rgb(self, decoded: Tensor) -> Tensor:
+        """What `decode` made, [B, out_channels, H, W], as a picture [B, 3, H, W]; the inverse of `from_rgb`."""
+        return to_rgb(decoded, self.palette)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Quantized]:
         """The reconstruction of x and what the bottleneck made of it."""

@@ -26,6 +26,7 @@ class AutoencoderConfig:
     last_activation: whether a SiLU stands before the last convolution of both networks.
     resamp_with_conv: resample by convolutions, or else by means and repetition. tanh_out: pictures end in a tanh.
     latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
+    palette: whether the pictures are maps of labels, a channel a label, and colours come with the model to show them.
     Raises: ConfigError where these do not go together.
     """
 
@@ -51,6 +52,7 @@ class AutoencoderConfig:
     quant_conv: bool = True
     resamp_with_conv: bool = True
     tanh_out: bool = False
+    palette: bool = False
 
     def __post_init__(self) -> None:
         sizes = {

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..text.bert import BertConfig
 from ..text.clip import ClipTextConfig
 from ..text.conditioners import ClassConfig
+from .families.compvis import COLOURS, PALETTE
 from .families.ldm import COND, FIRST, KINDS, bert_keys
 from .families.text_encoders import OPEN_LAYER, OPEN_NAMES
 from .keymap import translate
@@ -28,16 +29,20 @@ NAMES = {ours: theirs for theirs, ours in KINDS.items()}
 def compvis_layout(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name, and the config. Raises: ConfigError for a model that has no place there."""
     if isinstance(model, Autoencoder):
-        return dict(model.state_dict()), {"model": _first_stage(model.config)}
+        return _autoencoder(model), {"model": _first_stage(model.config)}
     if not isinstance(model, LatentDiffusion):
         raise ConfigError(f"a {type(model).__name__} has no place in CompVis's layout; autoencoders and diffusion have")
     config = model.config
     tensors = {f"model.diffusion_model.{name}": value for name, value in model.network.state_dict().items()}
     if model.autoencoder is not None:
-        tensors |= {FIRST + name: value for name, value in model.autoencoder.state_dict().items()}
+        tensors |= {FIRST + name: value for name, value in _autoencoder(model.autoencoder).items()}
     if config.conditioner is not None and model.conditioner is not None:
         tensors |= _conditioner(config.conditioner, model.conditioner.state_dict())
     return tensors, _settings(config, None if model.autoencoder is None else model.autoencoder.config)
+
+
+def _autoencoder(model: Autoencoder) -> dict[str, Tensor]:
+    return {COLOURS if name == PALETTE else name: value for name, value in model.state_dict().items()}
 
 
 def refuse(config: Any, allowed: set[str], layout: str) -> None:
@@ -73,6 +78,8 @@ def _first_stage(config: AutoencoderConfig) -> dict[str, Any]:
         "dropout": 0.0,
     }
     params = {"embed_dim": config.embed_dim, "ddconfig": dd, "lossconfig": {"target": "torch.nn.Identity"}}
+    if config.palette:
+        params |= {"colorize_nlabels": config.in_channels, "image_key": "segmentation"}
     match config.bottleneck:
         case VQConfig(metric="l2", codes=codes):
             return {"target": f"{LDM}.VQModelInterface", "params": {"n_embed": codes, **params}}

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..text.bert import BertConfig
 from ..text.byte_pairs import BytePairTokenizer
 from ..text.clip import ClipTextConfig
+from .families.compvis import PALETTE
 from .families.diffusers import KINDS, PREDICTIONS
 from .families.diffusers_unet import unet_keys
 from .families.diffusers_vae import vae_keys
@@ -80,7 +81,8 @@ def _autoencoder(model: Autoencoder) -> Files:
     vq = isinstance(config.bottleneck, VQConfig) and config.bottleneck.metric == "l2"
     if not vq and not isinstance(config.bottleneck, KLConfig) or vq and not config.quant_conv:
         raise ConfigError(f"{WHERE} has no place for this bottleneck: {config.bottleneck}")
-    tensors = {name: _matrix(name, value) for name, value in _turned(vae_keys(config), model.state_dict()).items()}
+    state = {name: value for name, value in model.state_dict().items() if name != PALETTE}  # there is no place for it
+    tensors = {name: _matrix(name, value) for name, value in _turned(vae_keys(config), state).items()}
     settings = _vae_settings(config)
     if isinstance(config.bottleneck, VQConfig):
         settings |= {"_class_name": "VQModel", "num_vq_embeddings": config.bottleneck.codes}

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..nn.channels import from_rgb
 from .unet import UNetConfig
 
 
@@ -93,9 +94,12 @@ def concat(kind: str, picture: Picture, like: Tensor, scale: Scale) -> Tensor:
     return torch.cat(CONCATS[kind](picture, like, scale), dim=1)
 
 
-def shrunk(rescale: Callable[[Tensor], Tensor], picture: Picture, like: Tensor) -> Tensor:
-    """The picture as a model's own layers make it small, [B, extra, h, w]."""
-    return fitted(rescale(_needed(picture.image).to(like)), like)
+def shrunk(rescale: Callable[[Tensor], Tensor], channels: int, picture: Picture, like: Tensor) -> Tensor:
+    """The picture as a model's own layers make it small, [B, extra, h, w].
+
+    channels: that they take; a map of labels has one for each label (`nn.channels`).
+    """
+    return fitted(rescale(from_rgb(_needed(picture.image), channels).to(like)), like)
 
 
 def hole(mask: Tensor | None, like: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ class LatentDiffusion(nn.Module):
         Raises: ConfigError where the picture lacks what is needed; ShapeError where it has other channels.
         """
         if isinstance(self.conditioner, SpatialRescaler):
-            return shrunk(self.conditioner, picture, like)
+            return shrunk(self.conditioner, self.conditioner.config.in_channels, picture, like)
         kind = self.config.concat or kind_of(self.config.unet)
         scale = (lambda z: z) if self.autoencoder is None else self.autoencoder.scale
         return None if kind is None else concat(kind, picture, like, scale)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError, ShapeError
+from ..nn.channels import GREY, full_range
 from ..types import Condition
 from .conditions import (
     ConditionConfig,
@@ -53,12 +54,14 @@ class Prior(nn.Module):
 
     p(codes | condition) = prod_i p(code_i | condition, code_1 .. code_(i-1))
 
-    autoencoder: kept beside the model, as in LatentDiffusion. told: the autoencoder of a condition that is a picture.
+    autoencoder: kept beside the model, as in LatentDiffusion.
+    told: the autoencoder of a condition that is a picture, where it is not the same; kept beside the model too.
     conditioner: always None: classes and pictures need no encoder of text.
     Source: Esser et al. 2021, eq. 9.
     """
 
     autoencoder: Autoencoder | None
+    told: Autoencoder | None
     conditioner = None
     order: Tensor
 
@@ -74,8 +77,8 @@ class Prior(nn.Module):
         self.register_buffer("order", torch.arange(config.permuted) if config.permuted else None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keep the autoencoder an ordinary attribute, not a child module."""
-        if name == "autoencoder":
+        """Keep the autoencoders ordinary attributes, not child modules."""
+        if name in ("autoencoder", "told"):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -83,8 +86,9 @@ class Prior(nn.Module):
     @property
     def stored(self) -> dict[str, nn.Module]:
         """The modules in this model's file, by the beginning of their keys there."""
-        inside = self.config.autoencoder is not None and self.autoencoder is not None
-        return {"": self} | ({"autoencoder.": self.autoencoder} if inside else {})  # pyright: ignore[reportReturnType]
+        inside = None if self.config.autoencoder is None else self.autoencoder
+        parts = {"": self, "autoencoder.": inside, "told.": self.told}
+        return {prefix: part for prefix, part in parts.items() if part is not None}
 
     @property
     def classes(self) -> int | None:
@@ -124,12 +128,48 @@ class Prior(nn.Module):
     def tokens(self, given: Tensor | None, batch: int, size: tuple[int, int]) -> Tensor:
         """The tokens of a condition.
 
-        given: int64 [B] or [B, 1] labels; [B, 1, H, W] in 0..1 coordinates, None for a whole picture's; [B, C, H, W]
-        the picture of another autoencoder, or its latent; int64 [B, M] tokens; None where nothing has to be told.
+        given: int64 [B] or [B, 1] labels; [B, 1, H, W] in 0..1 coordinates, None for a whole picture's; a picture
+        [B, C, H, W] as `condition_autoencoder` encodes it, or its codes, int64 [B, h', w']; int64 [B, M] tokens; None
+        where nothing has to be told.
         size: (h, w) of the codes to be written.
-        Returns int64 [B, M].
+        Returns int64 [batch, M]; one condition is told to all of a batch.
         Raises: ConfigError where something has to be told and is not, ShapeError for something else than expected.
         """
+        tokens = self._tokens(given, batch, size)
+        if len(tokens) not in (1, batch):
+            raise ShapeError(f"{len(tokens)} conditions for {batch} pictures; expected one for each, or one for all")
+        return tokens.expand(batch, -1)
+
+    @property
+    def condition_autoencoder(self) -> Autoencoder:
+        """What encodes the picture that the prior is told. Raises: ConfigError where it is told none."""
+        self._picture()
+        return self.told or self.own_autoencoder()
+
+    def as_told(self, x: Tensor) -> Tensor:
+        """A picture as `condition_autoencoder` encodes it for this prior.
+
+        Labels become channels (`nn.channels`). One channel is stretched to its full range, as maps of depth are.
+        x: [B, 3, H, W] in -1..1. Returns [B, C, H, W], or of the size that the prior learnt to be told.
+        Source: taming/data/imagenet.py (depth), taming/models/cond_transformer.py (`downsample_cond_size`).
+        """
+        encoder = self.condition_autoencoder
+        x = encoder.from_rgb(x)
+        return self._sized(full_range(x) if encoder.config.in_channels == GREY else x)
+
+    def _picture(self) -> PictureConfig:
+        condition = self.config.condition
+        if not isinstance(condition, PictureConfig):
+            known = {
+                LabelConfig: "a class: take Class Condition",
+                CoordinateConfig: "where each code lies, which follows from the size: leave the conditioning empty",
+                TokensConfig: "tokens made elsewhere, such as boxes around objects",
+            }
+            told = known.get(type(condition), "nothing: leave the conditioning empty")
+            raise ConfigError(f"no picture can be told to this prior. It is told {told}")
+        return condition
+
+    def _tokens(self, given: Tensor | None, batch: int, size: tuple[int, int]) -> Tensor:
         condition = self.config.condition
         if isinstance(condition, StartConfig):
             return torch.full((batch, 1), condition.token, device=self.device)
@@ -141,11 +181,33 @@ class Prior(nn.Module):
         if isinstance(condition, TokensConfig):
             return self._given_tokens(given)
         if given is None:
-            raise ConfigError("this prior paints over another picture (segments or depth): give it that picture")
-        encoder = self.told or self.own_autoencoder()
-        given = given.to(next(encoder.parameters()))
-        latent = given if given.shape[1] != encoder.config.in_channels else encoder.encode(self._sized(given))
-        return encoder.quantize(latent).indices.flatten(1).to(self.device)
+            raise ConfigError(
+                "this prior paints over another picture (segments or depth): give it that picture by Prior Condition"
+            )
+        codes = self._encoded(given) if given.is_floating_point() else given
+        self._check_place(codes, size)
+        return codes.flatten(1).to(self.device)
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        encoder = self.condition_autoencoder
+        codes = encoder.quantize(encoder.encode(self._sized(x.to(next(encoder.parameters()))))).indices
+        if codes is None:
+            raise ConfigError("the autoencoder of this prior's condition has no codebook, so there is nothing to tell")
+        return codes
+
+    def _check_place(self, told: Tensor, size: tuple[int, int]) -> None:
+        """Raises: ShapeError for codes of a condition, [B, h', w'], that do not cover the picture to be written."""
+        if self.config.condition_size or self.autoencoder is None or told.ndim != 3:
+            return
+        covered, wanted = (
+            tuple(side * model.factor for side in sides)
+            for sides, model in ((told.shape[1:], self.condition_autoencoder), (size, self.autoencoder))
+        )
+        if covered != wanted:
+            raise ShapeError(
+                f"the condition covers {covered[1]} x {covered[0]} pixels, the picture to be written has {wanted[1]} x "
+                f"{wanted[0]}: resize one of them"
+            )
 
     def window(self, condition: int) -> int:
         """The largest side of a square of codes that the transformer sees at once, behind so many condition tokens.

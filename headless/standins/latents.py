@@ -196,7 +196,8 @@ def encode(autoencoder: Any, pixels: Tensor) -> Tensor:
     """pixels [B, H, W, C] in 0..1 to a latent [B, c, h, w] on the CPU, in float32."""
     whole = middle(pixels[..., :3].movedim(-1, 1), autoencoder.factor)
     with loaded(autoencoder):
-        return autoencoder.encode((whole * 2 - 1).to(next(autoencoder.parameters()))).float().cpu()
+        x = autoencoder.from_rgb((whole * 2 - 1).expand(-1, 3, -1, -1))
+        return autoencoder.encode(x.to(next(autoencoder.parameters()))).float().cpu()
 
 
 def middle(x: Tensor, factor: int) -> Tensor:
@@ -211,7 +212,7 @@ def decode(autoencoder: Any, latent: Tensor) -> Tensor:
     with loaded(autoencoder) as device:
         if autoencoder.codebook is not None:
             latent = autoencoder.quantize(latent.to(device).float()).latent
-        return to_image(autoencoder.decode(latent.to(next(autoencoder.parameters()))))
+        return to_image(autoencoder.to_rgb(autoencoder.decode(latent.to(next(autoencoder.parameters())))))
 
 
 def as_planes(mask: Tensor) -> Tensor:

@@ -103,16 +103,28 @@ def _sizes(header: Header, resolution: int) -> dict[str, Any]:
         "double_z": header.shape("encoder.conv_out.weight")[0] == 2 * z_channels,
         "attn_type": next((kind for kind, name in ATTENTION.items() if name in header), "none"),
         "resamp_with_conv": levels == 1 or "encoder.down.0.downsample.conv.weight" in header,
+        "palette": inputs > 1 and COLOURS in header and header.shape(COLOURS) == (3, inputs, 1, 1),
     }
 
 
 ATTENTION = {"vanilla": "encoder.mid.attn_1.norm.weight", "linear": "encoder.mid.attn_1.to_qkv.weight"}
 
-LEFTOVERS = {"loss.{*}": None, "model_ema.{*}": None, "colorize": None}
-"""The loss, averages and a palette are what a trainer leaves in the file."""
+COLOURS, PALETTE = "colorize", "palette.colours"
 
-KEYS: KeyMap = {**LEFTOVERS, EMA_SIZE: "quantize.ema_size", EMA_SUM: "quantize.ema_sum", "{*}": "{*}"}
-"""Vitrail's own names are CompVis's, but for a codebook's moving averages."""
+
+def keys(config: AutoencoderConfig) -> KeyMap:
+    """Vitrail's own names are CompVis's, but for a codebook's averages and a palette; a trainer's leftovers go."""
+    palette = PALETTE if config.palette else None
+    averages = {EMA_SIZE: "quantize.ema_size", EMA_SUM: "quantize.ema_sum"}
+    return {"loss.{*}": None, "model_ema.{*}": None, COLOURS: palette, **averages, "{*}": "{*}"}
+
+
+def keys_behind(old: str, new: str, config: AutoencoderConfig | None) -> dict[str, str | None]:
+    """The same table for an autoencoder behind a prefix; all is dropped where there is no config."""
+    if config is None:
+        return {old + "{*}": None}
+    return {old + name: None if ours is None else new + ours for name, ours in keys(config).items()}
+
 
 FAMILIES = (
     Family(
@@ -120,7 +132,7 @@ FAMILIES = (
         kind="autoencoder",
         detect=_AUTOENCODER & has_all("quantize.embedding.weight"),
         infer=infer_vq,
-        keys=lambda _: KEYS,
+        keys=keys,
         build=Autoencoder,
         finish=attach_discriminator,
     ),
@@ -129,7 +141,7 @@ FAMILIES = (
         kind="autoencoder",
         detect=_AUTOENCODER & has_all("quantize.embed.weight", "quantize.proj.weight"),
         infer=infer_gumbel,
-        keys=lambda _: KEYS,
+        keys=keys,
         build=Autoencoder,
         finish=attach_discriminator,
     ),
@@ -138,7 +150,7 @@ FAMILIES = (
         kind="autoencoder",
         detect=_AUTOENCODER & has_none("quantize.*"),
         infer=infer_kl,
-        keys=lambda _: KEYS,
+        keys=keys,
         build=Autoencoder,
         finish=attach_discriminator,
     ),

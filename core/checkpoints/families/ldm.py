@@ -117,7 +117,7 @@ def _keys(config: LatentDiffusionConfig, stage: Stage) -> KeyMap:
     if config.conditioner is not None:
         table = stage.keys(config.conditioner)
         cond = {COND + old: None if new is None else f"conditioner.{new}" for old, new in table.items()}
-    first = {FIRST + old: None if new is None else f"autoencoder.{new}" for old, new in compvis.KEYS.items()}
+    first = compvis.keys_behind(FIRST, "autoencoder.", config.autoencoder)
     return {"model.diffusion_model.{*}": "network.{*}", **cond, **first, **LEFTOVERS}
 
 

@@ -103,14 +103,9 @@ def _condition(header: Header, params: Sidecar) -> ConditionConfig:
 def keys(config: PriorConfig) -> KeyMap:
     """`transformer.` and the autoencoders by their own names, without masks and what training leaves."""
     table: dict[str, str | None] = {"transformer.blocks.{}.attn.mask": None, "transformer.{*}": "transformer.{*}"}
-    table |= _stage(FIRST, "autoencoder.")
-    own = isinstance(config.condition, PictureConfig) and config.condition.autoencoder is not None
-    table |= _stage(COND, "told.") if own else {COND + "{*}": None}
-    return table | {ORDER: "order", "permuter.{*}": None}
-
-
-def _stage(old: str, new: str) -> dict[str, str | None]:
-    return {old + theirs: None if ours is None else new + ours for theirs, ours in compvis.KEYS.items()}
+    told = config.condition.autoencoder if isinstance(config.condition, PictureConfig) else None
+    table |= compvis.keys_behind(FIRST, "autoencoder.", config.autoencoder)
+    return table | compvis.keys_behind(COND, "told.", told) | {ORDER: "order", "permuter.{*}": None}
 
 
 FAMILIES = (
