@@ -75,8 +75,8 @@ def colours(autoencoder: "Autoencoder") -> tuple[Tensor, Tensor]:
 def _fitted(autoencoder: "Autoencoder") -> tuple[Tensor, Tensor]:
     z = _random_cells(autoencoder)
     weight = autoencoder.decoder.conv_in.weight
-    shown = autoencoder.decode(z.to(weight)).float().clamp(-1, 1).cpu()
-    target = F.avg_pool2d(autoencoder.to_rgb(shown), autoencoder.factor)
+    shown = autoencoder.to_rgb(autoencoder.decode(z.to(weight)).float().cpu()).clamp(-1, 1)
+    target = F.avg_pool2d(shown, autoencoder.factor)
     cells = autoencoder.scale(z.float().cpu()).movedim(1, -1).flatten(0, 2)
     cells = torch.cat([cells, torch.ones(len(cells), 1)], dim=1)
     square = cells.T @ cells + 1e-3 * len(cells) * torch.eye(cells.shape[1])

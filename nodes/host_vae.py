@@ -86,12 +86,13 @@ class HostVAE:
     def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
         """Where the host would take tiles, asked to or out of memory: strips of tile_y pixels, which leave no seams."""
         encode = self.first_stage_model.encode_steps
-        return self._in_strips(lambda x, strip: encode(self.process_input(x), strip), pixel_samples, tile_y)
+        return self._in_strips(lambda x, strip: encode(_to_x(self.first_stage_model.vitrail, x), strip), pixel_samples, tile_y)
 
     def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
         """As `encode_tiled_`; tile_y: in cells of the latent."""
         decode = self.first_stage_model.decode_steps
-        return self.process_output(self._in_strips(decode, samples, tile_y * self.upscale_ratio))
+        shown = self._in_strips(decode, samples, tile_y * self.upscale_ratio)
+        return _to_image(self.first_stage_model.vitrail, shown)
 
     def _in_strips(self, steps: "Callable[[Tensor, int], StripSteps]", batch: Tensor, strip: int) -> Tensor:
         from ..core.memory import with_less_memory

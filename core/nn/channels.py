@@ -58,7 +58,7 @@ def holds_labels(channels: int, palette: Palette | None) -> bool:
 def from_rgb(x: Tensor, channels: int, palette: Palette | None = None) -> Tensor:
     """What a network of so many channels takes for a picture.
 
-    x: [B, 3, H, W] in -1..1. channels: see the table above. palette: of a map of labels, which may come in its colours.
+    x: [B, 3, H, W] in -1..1, float32 for a map of labels. channels: see the table above. palette: of a map of labels, which may come in its colours.
     Returns [B, channels, H, W]: in -1..1, or zeros and ones, a channel a label.
     Raises: ShapeError for grey levels or colours that stand for no label.
     """
@@ -70,12 +70,15 @@ def from_rgb(x: Tensor, channels: int, palette: Palette | None = None) -> Tensor
 
 
 def to_rgb(y: Tensor, palette: Palette | None = None) -> Tensor:
-    """The picture of a decoder's answer, the inverse of `from_rgb`: [B, C, H, W] -> [B, 3, H, W], labels in -1..1."""
+    """The picture of a decoder's answer, the inverse of `from_rgb`: [B, C, H, W] -> [B, 3, H, W].
+
+    A map of labels comes in float32, -1..1, as narrower floats would blur its levels.
+    """
     if not holds_labels(y.shape[1], palette):
         return y[:, :RGB].expand(-1, RGB, -1, -1)
     labels, colours = y.argmax(dim=1), None if palette is None else palette.levels()
     levels = labels[..., None].expand(*labels.shape, RGB) if colours is None else colours.to(y.device)[labels]
-    return levels.movedim(-1, 1).to(y.dtype) / TOP * 2 - 1
+    return levels.movedim(-1, 1).float() / TOP * 2 - 1
 
 
 def labels_of(x: Tensor, labels: int, palette: Palette | None = None) -> Tensor:

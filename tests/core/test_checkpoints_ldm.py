@@ -13,6 +13,7 @@ from torch import nn
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig, VQConfig
 from vitrail.core.checkpoints import describe, load
+from vitrail.core.diffusion.concat import Picture
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.unet import UNetConfig
 from vitrail.core.text.conditioners import ClassConfig, RescalerConfig
@@ -100,10 +101,25 @@ def test_latent_diffusion_survives_compvis_layout(
     path = tmp_path_factory.mktemp("ldm") / "m.ckpt"
     as_compvis_saves_it(model, path, averages=averages)
     loaded = load(path, config=said(config), ema=None)
-    assert loaded.config == config
+    assert loaded.config == config and not loaded.autoencoder.training
     x, context = torch.randn(1, unet.in_channels, 8, 8), None if unet.context_dim is None else torch.randn(1, 2, 8)
     with torch.no_grad():
         assert torch.equal(loaded.network(x, torch.tensor(3.0), context), model.network(x, torch.tensor(3.0), context))
     alone = describe(path, config={}, ema=None)
     assert alone["config"]["table"]["kind"] == "scaled_linear" and abs(alone["config"]["table"]["end"] - 0.015) < 1e-6
     assert ("model_ema" in alone["weights"]) == averages
+
+
+def test_a_rescaler_without_weights_has_the_channels_that_the_network_stacks(tmp_path: Path) -> None:
+    """Its config need not say them, as nothing in it depends on them."""
+    unet = UNetConfig(in_channels=12, out_channels=3, model_channels=32, attention_resolutions=(), num_heads=1)
+    config = LatentDiffusionConfig(unet=unet, conditioner=RescalerConfig(in_channels=9, stages=1), autoencoder=VQ)
+    model = LatentDiffusion(config).eval()
+    as_compvis_saves_it(model, tmp_path / "m.ckpt", averages=False)
+    ends = {"unet_config": {"params": {"num_heads": 1}}}
+    stage = {"target": "ldm.modules.encoders.modules.SpatialRescaler", "params": {"n_stages": 1}}
+    loaded = load(tmp_path / "m.ckpt", config={"model": {"params": {"cond_stage_config": stage, **ends}}})
+    assert loaded.config.conditioner == config.conditioner
+    labels = torch.randint(9, (2, 8, 8))
+    image = (labels[:, None] / 255 * 2 - 1).expand(-1, 3, -1, -1)
+    assert loaded.stacked(Picture(image=image), torch.zeros(2, 3, 4, 4)).shape == (2, 9, 4, 4)

@@ -70,6 +70,7 @@ CONDITIONS = {
     ),
     "first stage": (PictureConfig(), {"cond_stage_config": "__is_first_stage__"}),
     "picture": (PictureConfig(autoencoder=replace(CODES, in_channels=5, out_channels=5)), {}),
+    "segments": (PictureConfig(autoencoder=replace(CODES, in_channels=6, out_channels=6, palette=True)), {}),
 }
 
 
@@ -77,10 +78,10 @@ def as_taming_saves_it(model: Prior, path: Path) -> None:
     """A Net2NetTransformer's file, with masks and what training leaves."""
     config, state = model.config, {}
     for name, tensor in model.state_dict().items():
-        place = "cond_stage_model." + name[5:] if name.startswith("told.") else name
-        state["permuter.forward_shuffle_idx" if name == "order" else place] = tensor
-    for name, tensor in model.autoencoder.state_dict().items():
-        state[f"first_stage_model.{name}"] = tensor
+        state["permuter.forward_shuffle_idx" if name == "order" else name] = tensor
+    for stage, inside in (("first_stage_model.", model.autoencoder), ("cond_stage_model.", model.told)):
+        for name, tensor in inside.state_dict().items() if inside else ():
+            state[stage + name.replace("palette.colours", "colorize")] = tensor
     if config.permuted:
         state["permuter.backward_shuffle_idx"] = model.order.argsort()
     block = config.transformer.block

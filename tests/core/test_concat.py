@@ -11,7 +11,7 @@ from vitrail.core.checkpoints import load
 from vitrail.core.diffusion.concat import CONCATS, Picture, concat, fitted, hole, kind_of
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from vitrail.core.diffusion.unet import UNetConfig
-from vitrail.core.errors import ConfigError
+from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.text.conditioners import RescalerConfig
 
 LIKE = torch.zeros(3, 4, 6, 8)
@@ -134,3 +134,16 @@ def test_a_rescaler_makes_the_picture_small_by_its_own_layers() -> None:
     torch.testing.assert_close(found, model.conditioner(image).repeat(3, 1, 1, 1))
     with pytest.raises(ConfigError, match="Concat Condition"):
         model.stacked(Picture(), LIKE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_map_of_labels_is_a_channel_a_label_before_it_is_made_small(dtype: torch.dtype) -> None:
+    """As semantic synthesis was trained; the numbers survive a latent of 16-bit floats, whose steps are coarser."""
+    mapping = RescalerConfig(in_channels=182, out_channels=3, stages=2)
+    model = LatentDiffusion(LatentDiffusionConfig(unet=unet(3), conditioner=mapping)).to(dtype)
+    labels = torch.randint(182, (3, 24, 32), generator=torch.Generator().manual_seed(0))
+    image = (labels[:, None] / 255 * 2 - 1).expand(-1, 3, -1, -1)
+    hot = torch.nn.functional.one_hot(labels, 182).movedim(-1, 1).to(dtype)
+    assert torch.equal(model.stacked(Picture(image=image), LIKE.to(dtype)), model.conditioner(hot))
+    with pytest.raises(ShapeError, match="holds 182; this model knows 182 labels, 0 to 181"):
+        model.stacked(Picture(image=torch.full((1, 3, 24, 32), 182 / 255 * 2 - 1)), LIKE.to(dtype))

@@ -200,6 +200,81 @@ def test_conditions_become_tokens() -> None:
         finished(picture, (2, 3), [0])
 
 
+def told_a_picture(channels: int, size: int | None = None) -> Prior:
+    """A prior that is told a picture of so many channels, whose codes do not all look alike."""
+    sizes = replace(TINY, block=31)
+    encoder = replace(CODES, in_channels=channels, out_channels=channels, palette=channels > 4)
+    condition = PictureConfig(autoencoder=encoder)
+    model = prior(transformer=sizes, autoencoder=CODES, condition=condition, condition_size=size)
+    model.told.quantize.embedding.weight.data.normal_()
+    return model
+
+
+def test_a_map_of_labels_is_told_a_channel_a_label() -> None:
+    model, labels = told_a_picture(6), torch.randint(6, (3, 6, 8), generator=Generator().manual_seed(1))
+    x = (labels / 255 * 2 - 1)[:, None].expand(-1, 3, -1, -1)
+    told = model.as_told(x)
+    assert torch.equal(told, F.one_hot(labels, 6).movedim(-1, 1).float())
+    codes = model.told.quantize(model.told.encode(told)).indices
+    assert len(codes.unique()) > 1 and torch.equal(model.tokens(codes, 3, (3, 4)), model.tokens(told, 3, (3, 4)))
+    drawn = finished(model, (3, 4), [0, 1, 2], condition=codes, temperature=0)
+    assert torch.equal(finished(model, (3, 4), [0, 1, 2], condition=told, temperature=0), drawn)
+    assert not torch.equal(drawn, finished(model, (3, 4), [0, 1, 2], condition=codes.flip(2), temperature=0))
+
+
+def test_depth_is_told_over_its_full_range() -> None:
+    model, depth = told_a_picture(1), torch.rand(2, 1, 6, 8, generator=Generator().manual_seed(1)) * 0.2 + 0.3
+    told = model.as_told(depth.expand(-1, 3, -1, -1))
+    assert told.shape == (2, 1, 6, 8) and told.amin((1, 2, 3)).tolist() == [-1, -1]
+    torch.testing.assert_close(told.amax((1, 2, 3)), torch.ones(2))
+    torch.testing.assert_close(model.as_told(told.expand(-1, 3, -1, -1)), told)
+
+
+def test_a_condition_is_resized_where_the_prior_learnt_it_so() -> None:
+    model = told_a_picture(3, size=4)
+    x = torch.rand(1, 3, 8, 12, generator=Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(model.as_told(x), F.interpolate(x, size=(4, 4)))
+    assert finished(model, (4, 6), [0], condition=model.as_told(x)).shape == (1, 4, 6)
+    assert finished(model, (8, 10), [0], condition=model.as_told(x)).shape == (1, 8, 10)
+
+
+def test_every_window_is_told_its_own_part_of_the_condition() -> None:
+    """Without a cache, as sample_conditional.py goes over large pictures: place by place, the best code each time."""
+    model, (high, wide) = told_a_picture(6), (6, 7)
+    codes, written = (
+        torch.randint(20, (2, high, wide), generator=Generator().manual_seed(2)),
+        torch.zeros(2, 6, 7).long(),
+    )
+    assert (side := model.window(0)) == 4
+    for row in range(high):
+        for column in range(wide):
+            top, left = (min(max(p - side // 2, 0), n - side) for p, n in ((row, high), (column, wide)))
+            parts = [x[:, top : top + side, left : left + side].flatten(1) for x in (codes, written)]
+            scores = model.transformer(torch.cat(parts, 1)[:, :-1])[:, side**2 - 1 :].view(2, side, side, -1)
+            written[:, row, column] = scores[:, row - top, column - left, :20].argmax(-1)
+    assert torch.equal(finished(model, (high, wide), [0, 1], condition=codes, temperature=0), written)
+
+
+def test_one_condition_is_told_to_all_of_a_batch() -> None:
+    model, codes = told_a_picture(6), torch.randint(20, (3, 3, 4), generator=Generator().manual_seed(1))
+    all_alike = finished(model, (3, 4), [0, 1], condition=codes[:1], temperature=0)
+    assert torch.equal(all_alike[0], all_alike[1])
+    with pytest.raises(ShapeError, match="3 conditions for 2 pictures"):
+        finished(model, (3, 4), [0, 1], condition=codes)
+    with pytest.raises(ShapeError, match="condition covers 8 x 6 pixels, the picture to be written has 10 x 6"):
+        finished(model, (3, 5), [0], condition=codes[:1])
+
+
+@pytest.mark.parametrize(
+    ("condition", "advice"),
+    [(StartConfig(), "nothing"), (LabelConfig(classes=3), "Class Condition"), (CoordinateConfig(), "leave")],
+)
+def test_a_prior_that_is_told_no_picture_says_what_instead(condition: Any, advice: str) -> None:
+    model = prior(transformer=TINY, autoencoder=CODES, condition=condition)
+    with pytest.raises(ConfigError, match=f"no picture can be told.*{advice}"):
+        model.as_told(torch.zeros(1, 3, 4, 4))
+
+
 def test_codes_are_written_in_the_order_of_the_file() -> None:
     model = prior(transformer=TINY, autoencoder=CODES, permuted=6)
     model.order = torch.tensor([5, 3, 1, 0, 2, 4])

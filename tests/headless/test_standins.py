@@ -287,6 +287,12 @@ class Halver(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(x, 4)
 
+    def from_rgb(self, x: Tensor) -> Tensor:
+        return x
+
+    def to_rgb(self, decoded: Tensor) -> Tensor:
+        return decoded
+
     def quantize(self, z: Tensor) -> Quantized:
         return Quantized(latent=z.round(), indices=None, loss=z.sum())
 

@@ -17,7 +17,7 @@ from vitrail.core.diffusion.unet import UNetConfig
 from vitrail.core.refine import Refiner, RefinerConfig
 from vitrail.core.text.encoder import TextConfig
 
-FACTOR, CODES = 4, 32
+FACTOR, CODES, LABELS = 4, 32, 7
 
 AUTOENCODER = AutoencoderConfig(
     ch=32,
@@ -93,6 +93,34 @@ def kl_model() -> Autoencoder:
 @pytest.fixture(scope="session")
 def with_bottleneck() -> Callable[[BottleneckConfig], Autoencoder]:
     return lambda config: autoencoder(bottleneck=config)
+
+
+@pytest.fixture(scope="session")
+def segments() -> Autoencoder:
+    """Of maps of seven labels, with the colours that its file holds."""
+    model = autoencoder(in_channels=LABELS, out_channels=LABELS, palette=True)
+    assert model.palette is not None
+    model.palette.colours = torch.randn(3, LABELS, 1, 1, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.fixture(scope="session")
+def depth_model() -> Autoencoder:
+    return autoencoder(in_channels=1, out_channels=1)
+
+
+@pytest.fixture(scope="session")
+def label_maps() -> Callable[..., Tensor]:
+    """label_maps(batch, height, width, channels=3) -> labels int64 [B, H, W], and the IMAGE that is their map."""
+
+    def make(batch: int = 1, height: int = 32, width: int = 32, channels: int = 3) -> tuple[Tensor, Tensor]:
+        coarse = torch.randint(LABELS, (batch, 1, 5, 5), generator=torch.Generator().manual_seed(3)).float()
+        labels = nn.functional.interpolate(coarse, size=(height, width), mode="nearest")[:, 0]
+        image = (labels / 255)[..., None].repeat(1, 1, 1, channels)
+        image[..., 3:] = 1
+        return labels.long(), image
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,16 @@ class Stage:
 def infer(header: Header, sidecar: Sidecar, stage: Stage) -> LatentDiffusionConfig:
     """The config of the whole file."""
     params = sidecar.part("model.params")
+    unet = infer_unet(header, sidecar, stage.heads)
+    conditioner = stage.infer(header.under(COND), params.part("cond_stage_config"))
+    stacked = unet.in_channels - unet.out_channels
+    if isinstance(conditioner, RescalerConfig) and conditioner.out_channels is None and stacked > 0:
+        conditioner = replace(conditioner, in_channels=stacked)
     return LatentDiffusionConfig(
-        unet=infer_unet(header, sidecar, stage.heads),
+        unet=unet,
         table=infer_table(header, params),
         prediction=str(params.at("parameterization", "eps")),
-        conditioner=stage.infer(header.under(COND), params.part("cond_stage_config")),
+        conditioner=conditioner,
         autoencoder=infer_first_stage(header, params, stage.scale),
     )
 
@@ -184,11 +189,10 @@ def _rescaler(header: Header, stage: Sidecar) -> RescalerConfig:
 
 
 def _weightless(_: Header, stage: Sidecar) -> RescalerConfig | None:
-    """A rescaler that mixes no channels has no weights: only the config knows of it."""
+    """A rescaler that mixes no channels has no weights: only the config knows of it. Its channels are the network's."""
     if not str(stage.at("target", "")).endswith("SpatialRescaler"):
         return None
     return RescalerConfig(
-        in_channels=int(stage.at("params.in_channels", 3)),
         stages=int(stage.at("params.n_stages", 1)),
         multiplier=float(stage.at("params.multiplier", 0.5)),
         method=str(stage.at("params.method", "bilinear")),
