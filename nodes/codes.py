@@ -113,7 +113,11 @@ class VQEncode(Node):
     def INPUT_TYPES(cls) -> InputTypes:
         return {
             "required": {
-                "image": socket("IMAGE", "Pictures of any size; transparent parts are laid on white."),
+                "image": socket(
+                    "IMAGE",
+                    "Pictures of any size; transparent parts are laid on white. For a model over segments a map whose "
+                    "grey level, 0 to 255, is the number of a label.",
+                ),
                 "vq_model": _vq_model(),
                 "tile_size": _tile_size(),
             }

@@ -100,10 +100,10 @@ class ConcatCondition(Node):
 
     ID, TITLE, CATEGORY = "VitrailConcatCondition", "Concat Condition", "Vitrail/conditioning"
     DESCRIPTION = (
-        "Shows a picture, and what is to be painted in it, to models that were trained to inpaint or to enlarge "
-        "pictures: networks with more input channels than latents have."
+        "Shows a picture, and what is to be painted in it, to models that were trained to inpaint, to enlarge "
+        "pictures or to paint over a map of labels: networks with more input channels than latents have."
     )
-    SEARCH_ALIASES = ["inpaint", "inpainting model", "super resolution", "masked image", "concat latent"]
+    SEARCH_ALIASES = ["inpaint", "inpainting model", "super resolution", "masked image", "concat latent", "label map"]
     RETURN_TYPES, RETURN_NAMES = ("CONDITIONING",), ("conditioned",)
     OUTPUT_TOOLTIPS = ("The conditioning with the picture, for the sampler's positive or negative input.",)
 
@@ -114,7 +114,8 @@ class ConcatCondition(Node):
                 "vae": socket("VAE", "The autoencoder of the model, from the same loader."),
                 "image": socket(
                     "IMAGE",
-                    "The picture to paint into, of the size that is made; for a model that enlarges, the small one.",
+                    "The picture to paint into, of the size that is made; for a model that enlarges, the small one. "
+                    "For semantic synthesis a map whose grey level, 0 to 255, is the number of a label.",
                 ),
             },
             "optional": {

@@ -85,8 +85,8 @@ class HostVAE:
 
     def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
         """Where the host would take tiles, asked to or out of memory: strips of tile_y pixels, which leave no seams."""
-        encode = self.first_stage_model.encode_steps
-        return self._in_strips(lambda x, strip: encode(_to_x(self.first_stage_model.vitrail, x), strip), pixel_samples, tile_y)
+        encode, ours = self.first_stage_model.encode_steps, self.first_stage_model.vitrail
+        return self._in_strips(lambda x, strip: encode(_to_x(ours, x), strip), pixel_samples, tile_y)
 
     def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
         """As `encode_tiled_`; tile_y: in cells of the latent."""

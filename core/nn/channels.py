@@ -58,7 +58,8 @@ def holds_labels(channels: int, palette: Palette | None) -> bool:
 def from_rgb(x: Tensor, channels: int, palette: Palette | None = None) -> Tensor:
     """What a network of so many channels takes for a picture.
 
-    x: [B, 3, H, W] in -1..1, float32 for a map of labels. channels: see the table above. palette: of a map of labels, which may come in its colours.
+    x: [B, 3, H, W] in -1..1, float32 for a map of labels. channels: see the table above.
+    palette: of a map of labels, which may come in its colours.
     Returns [B, channels, H, W]: in -1..1, or zeros and ones, a channel a label.
     Raises: ShapeError for grey levels or colours that stand for no label.
     """

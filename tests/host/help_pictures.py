@@ -22,7 +22,7 @@ from typing import Any
 from host_client import Client
 from host_graph import Graph, Link, NodeRef
 from host_server import PACK, HostError, Places, Server, free_port
-from PIL import Image
+from PIL import Image, ImageDraw
 
 DOCS = PACK / "web" / "docs"
 DRIVER = Path(__file__).with_name("help_pictures.mjs")
@@ -248,6 +248,13 @@ def sample_codes(g: Sketch) -> Columns:
     return (load, label), (sample,), (g.decode(load[1], codes=sample[0]),)
 
 
+def prior_condition(g: Sketch) -> Columns:
+    load, image = g.add("VitrailLoadPrior", name="sflckr.ckpt"), g.tall(g.add("LoadImage", image="labels.png"), 190)
+    node = g.add("VitrailPriorCondition", prior=load[0], image=image[0])
+    sample = g.add("VitrailSampleCodes", prior=load[0], conditioning=node[0])
+    return (load, image), (node, sample), (g.decode(load[1], codes=sample[0]),)
+
+
 GRAPHS: dict[str, Callable[[Sketch], Columns]] = {
     "VitrailLoadAutoencoder": load_autoencoder,
     "VitrailLoadDiffusion": load_diffusion,
@@ -272,8 +279,10 @@ GRAPHS: dict[str, Callable[[Sketch], Columns]] = {
     "VitrailGANRefine": gan_refine,
     "VitrailCritic": critic,
     "VitrailSampleCodes": sample_codes,
+    "VitrailPriorCondition": prior_condition,
 }
-NOT_RUN = ("VitrailLoadPrior", "VitrailSampleCodes", "VitrailClassCondition", "VitrailConcatCondition")
+NOT_RUN = ("VitrailLoadPrior", "VitrailSampleCodes", "VitrailClassCondition", "VitrailConcatCondition",
+           "VitrailPriorCondition")  # fmt: skip
 """Their models do not come with Vitrail."""
 
 
@@ -303,6 +312,15 @@ def shoot(server: Server, jobs: list[dict[str, Any]], folder: Path) -> None:
         raise HostError(f"these graphs did not run cleanly: {json.dumps(wrong, indent=1)}")
 
 
+def label_map() -> Image.Image:
+    """Sky above hills above a lake, numbered as in COCO-Stuff: 156, 126, 147."""
+    picture = Image.new("L", (256, 160), 156)
+    draw = ImageDraw.Draw(picture)
+    draw.polygon([(0, 90), (60, 40), (130, 80), (190, 30), (256, 90), (256, 160), (0, 160)], fill=126)
+    draw.rectangle((0, 120, 256, 160), fill=147)
+    return picture
+
+
 def palette(picture: Image.Image) -> Image.Image:
     """The commonest colours as they are, so that the greys of the page stay grey, and as many that cover the rest."""
     common = sorted(picture.getcolors(picture.width * picture.height), reverse=True)[: COLOURS // 2]
@@ -330,10 +348,11 @@ def main() -> None:
         parser.error("set COMFYUI_DIR, COMFYUI_VENV and VITRAIL_NODE_MODULES; host_server.py explains them")
     with TemporaryDirectory(prefix="vitrail-help-") as name:
         folder = Path(name)
-        server = Server(places=places, base=folder, port=free_port(8500, 8600))
+        server = Server(places=places, base=folder, port=free_port())
         server.prepare()
         for picture in (PACK / "example_workflows").glob("*.png"):
             copy(picture, folder / "input")
+        label_map().save(folder / "input" / "labels.png")
         with server:
             client = Client(port=server.port, base=folder)
             codes = Sketch(client.get("/object_info"))

@@ -80,7 +80,7 @@ def test_the_nodes_are_the_public_ones() -> None:
     loaders = ("Autoencoder", "Diffusion", "Refiner", "Prior")
     samplers = ("EmptyLatent", "NoiseScheduler", "Sampler", "Solver")
     codes = ("VQEncode", "VQDecode", "CodebookInspect", "CodesToLatent", "LatentToCodes", "EditCodes", "SaveCodes")
-    conditions = ("TextEncode", "ClassCondition", "ConcatCondition")
+    conditions = ("TextEncode", "ClassCondition", "ConcatCondition", "PriorCondition")
     others = ("LoadCodes", "GANRefine", "SampleCodes")
     names = {*(f"Load{name}" for name in loaders), *codes, *conditions, *samplers, *others}
     assert {f"Vitrail{name}" for name in names} <= set(NODE_CLASS_MAPPINGS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_cases import case
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.checkpoints import save_model
@@ -14,6 +16,7 @@ from vitrail.core.errors import ConfigError
 from vitrail.core.priors import Prior, PriorConfig
 from vitrail.core.priors.conditions import LabelConfig, StartConfig
 from vitrail.core.priors.gpt import GPTConfig
+from vitrail.core.types import Codes
 from vitrail.nodes import host
 from vitrail.nodes.codes import VQDecode, VQEncode
 from vitrail.nodes.condition import ClassCondition
@@ -47,6 +50,32 @@ def test_a_prior_comes_out_with_its_autoencoder(
     assert loaded.config == prior.config and torch.equal(model.codebook, vq_model.codebook)
     with pytest.raises(ConfigError, match="Load Code Prior"):
         LoadAutoencoder().execute(name="p.safetensors", dtype="auto", config="auto")
+
+
+def test_a_transformer_alone_comes_out_without_an_autoencoder(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    golden = case("gpt_small")
+    monkeypatch.setattr(host, "find", lambda name, kind: golden.path / name)
+    with caplog.at_level(logging.WARNING):
+        loaded, model = LoadPrior().execute(name="gpt.ckpt", dtype="auto", config="auto")
+    assert model is None and "gpt.ckpt has no autoencoder" in caplog.text
+    cells = Codes(indices=torch.zeros(1, 4, 5, dtype=torch.int64), codebook_size=2048, factor=1, image_size=(4, 5))
+    (codes,) = SampleCodes().execute(loaded, **SETTINGS, codes=cells)
+    assert codes.indices.shape == (1, 4, 5)
+
+
+def test_a_prior_is_opened_again_when_its_config_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vq").mkdir()
+    (tmp_path / "vq" / "p.ckpt").write_bytes(b"weights")
+    (tmp_path / "vq" / "p.yaml").write_text("a: 1")
+    monkeypatch.setenv("VITRAIL_MODELS", str(tmp_path))
+    inputs = {"name": "vq/p.ckpt", "dtype": "auto", "config": "vq/p.yaml"}
+    before = LoadPrior.IS_CHANGED(**inputs)
+    (tmp_path / "vq" / "p.yaml").write_text("a: 12")
+    assert LoadPrior.IS_CHANGED(**inputs) != before
+    assert LoadPrior.VALIDATE_INPUTS(name="vq/p.ckpt", config="auto") is True
+    assert "gone.ckpt" in str(LoadPrior.VALIDATE_INPUTS(name="vq/gone.ckpt", config="auto"))
 
 
 def test_a_written_picture_has_the_size_asked_for(prior: Prior, vq_model: Autoencoder) -> None:
