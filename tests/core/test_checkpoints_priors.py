@@ -163,7 +163,7 @@ def test_a_condition_is_made_small_first_where_the_config_says_so() -> None:
     settings: Any = {"transformer": GPTConfig(vocab=24, block=40, width=16, depth=1, heads=2), "autoencoder": CODES}
     small, whole = (prior(condition=PictureConfig(), condition_size=size, **settings) for size in (4, None))
     picture = torch.rand(1, 3, 8, 16) * 2 - 1
-    assert torch.equal(small.tokens(picture, 1, (4, 4)), whole.tokens(picture[:, :, ::2, ::4], 1, (4, 4)))
+    assert torch.equal(small.tokens(picture, 1, (4, 4)), whole.tokens(picture[:, :, ::2, ::4], 1, (2, 2)))
     assert drawn(small, (4, 4), [0], condition=picture).shape == (1, 4, 4)
     assert drawn(small, (6, 7), [0], condition=picture).shape == (1, 6, 7)
     with pytest.raises(ConfigError, match="condition_size"):

@@ -193,7 +193,8 @@ def test_conditions_become_tokens() -> None:
     picture = prior(transformer=TINY, autoencoder=CODES, condition=PictureConfig(autoencoder=told))
     depth = torch.rand(2, 1, 4, 6) * 2 - 1
     tokens = picture.tokens(depth, 2, (2, 3))
-    assert tokens.shape == (2, 6) and torch.equal(tokens, picture.tokens(picture.told.encode(depth), 2, (2, 3)))
+    codes = picture.told.quantize(picture.told.encode(depth)).indices
+    assert tokens.shape == (2, 6) and torch.equal(tokens, picture.tokens(codes, 2, (2, 3)))
     assert finished(picture, (2, 3), [0, 1], condition=depth).shape == (2, 2, 3)
     assert finished(picture, (6, 7), [0], condition=torch.rand(1, 1, 12, 14)).shape == (1, 6, 7)
     with pytest.raises(ConfigError, match="segments or depth"):
