@@ -23,6 +23,7 @@ class AutoencoderConfig:
     quant_conv: whether 1x1 convolutions stand around the bottleneck; without them embed_dim is z_channels.
     patch_size: pixels folded into channels along each side before the first convolution (1 in all public models).
     decoder_blocks: residual blocks a level in the decoder; None for one more than in the encoder.
+    decoder_ch_mult: the decoder's multiples; None for the encoder's.
     last_activation: whether a SiLU stands before the last convolution of both networks.
     resamp_with_conv: resample by convolutions, or else by means and repetition. tanh_out: pictures end in a tanh.
     latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
@@ -53,6 +54,7 @@ class AutoencoderConfig:
     resamp_with_conv: bool = True
     tanh_out: bool = False
     palette: bool = False
+    decoder_ch_mult: tuple[int | float, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {
@@ -65,9 +67,13 @@ class AutoencoderConfig:
             raise ConfigError(f"decoder_blocks is {self.decoder_blocks}; expected at least 1, or none")
         if not self.ch_mult:
             raise ConfigError("ch_mult is empty; expected one multiple of ch a level, such as (1, 2, 4)")
-        if min(self.widths) < 1:
+        if len(self.decoder_widths) != len(self.ch_mult):
+            raise ConfigError(
+                f"the encoder has {len(self.ch_mult)} levels, the decoder {len(self.decoder_widths)}; expected as many"
+            )
+        if min(*self.widths, *self.decoder_widths) < 1:
             raise ConfigError(f"ch_mult {self.ch_mult} makes {self.widths} channels a level; expected 1 or more")
-        if any(width % min(self.norm_groups, width) for width in (self.ch, *self.widths)):
+        if any(width % min(self.norm_groups, width) for width in (self.ch, *self.widths, *self.decoder_widths)):
             raise ConfigError(f"widths {(self.ch, *self.widths)} do not fall into {self.norm_groups} groups")
         if not self.quant_conv and self.embed_dim != self.z_channels:
             raise ConfigError(
@@ -92,6 +98,11 @@ class AutoencoderConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, the finest first."""
         return tuple(round(self.ch * mult) for mult in self.ch_mult)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels of each level of the decoder, the finest first."""
+        return tuple(round(self.ch * mult) for mult in self.decoder_ch_mult or self.ch_mult)
 
     @property
     def middle_attends(self) -> bool:

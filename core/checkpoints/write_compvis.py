@@ -52,7 +52,9 @@ def refuse(config: Any, allowed: set[str], layout: str) -> None:
         raise ConfigError(f"{layout} has no place for {', '.join(strange)}")
 
 
-AUTOENCODER = {f.name for f in fields(AutoencoderConfig)} - {"patch_size", "decoder_blocks", "last_activation"}
+AUTOENCODER = {f.name for f in fields(AutoencoderConfig)} - {
+    "patch_size", "decoder_blocks", "decoder_ch_mult", "last_activation",
+}  # fmt: skip
 UNET = {f.name for f in fields(UNetConfig)} - {
     "patch_size", "sketch_size", "sketch_width", "norm_groups", "norm_eps", "time_shift", "sine_first",
     "one_sided_downsample", "middle_attention",

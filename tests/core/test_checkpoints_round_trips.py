@@ -95,13 +95,18 @@ def as_llamagen_names_it(state: State, levels: int) -> State:
 
 
 @few
-@given(sizes, st.integers(3, 20), wrappers, st.booleans(), st.sampled_from([0.25, 0.5]))
-def test_llamagen(folder: Path, drawn: dict[str, Any], codes: int, wrapper: str, normed: bool, beta: float) -> None:
+@given(sizes, st.integers(3, 20), wrappers, st.booleans(), st.sampled_from([0.25, 0.5]), st.booleans())
+def test_llamagen(
+    folder: Path, drawn: dict[str, Any], codes: int, wrapper: str, normed: bool, beta: float, other: bool
+) -> None:
     book = VQConfig(
         codes=codes, dim=drawn["embed_dim"], beta=beta, legacy=False, metric="cosine" if normed else "l2"
     )  # fmt: skip
     last = 256 // 2 ** (len(drawn["ch_mult"]) - 1)
-    config = AutoencoderConfig(ch=32, attn_resolutions=(last,), resolution=256, bottleneck=book, **drawn)
+    up = tuple(3 - mult for mult in drawn["ch_mult"]) if other else None
+    config = AutoencoderConfig(
+        ch=32, attn_resolutions=(last,), resolution=256, bottleneck=book, decoder_ch_mult=up, **drawn
+    )  # fmt: skip
     model = random_weights(Autoencoder(config))
     state = as_llamagen_names_it(model.state_dict(), len(config.ch_mult))
     state["quantize.codebook_used"] = torch.zeros(65536)

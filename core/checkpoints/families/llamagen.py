@@ -18,13 +18,14 @@ def infer(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     codes, dim = header.shape("quantize.embedding.weight")
     ch, inputs = header.shape("encoder.conv_in.weight")[:2]
     levels = 1 + max(indices(header, r"encoder\.conv_blocks\.(\d+)\..*"))
-    widths = [header.shape(f"encoder.conv_blocks.{level}.res.0.conv1.weight")[0] for level in range(levels)]
+    mults = tuple(header.shape(f"encoder.conv_blocks.{level}.res.0.conv1.weight")[0] // ch for level in range(levels))
     normed = bool(sidecar.at("codebook_l2_norm", True, "on, as both public tokenizers have it"))
     return AutoencoderConfig(
         in_channels=inputs,
         out_channels=header.shape("decoder.conv_out.weight")[0],
         ch=ch,
-        ch_mult=tuple(width // ch for width in widths),
+        ch_mult=mults,
+        decoder_ch_mult=_decoder_mults(header, ch, levels, mults),
         num_res_blocks=1 + max(indices(header, r"encoder\.conv_blocks\.0\.res\.(\d+)\..*")),
         attn_resolutions=(RESOLUTION // 2 ** (levels - 1),),
         resolution=RESOLUTION,
@@ -38,6 +39,16 @@ def infer(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
             metric="cosine" if normed else "l2",
         ),
     )
+
+
+def _decoder_mults(header: Header, ch: int, levels: int, mults: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The decoder's, where they are whole, sound, and other than the encoder's."""
+    blocks = [f"decoder.conv_blocks.{levels - 1 - level}.res.0" for level in range(levels)]
+    shapes = [[header.tensors.get(f"{block}.{name}.weight") for name in ("conv1", "norm2")] for block in blocks]
+    if any(conv is None or norm is None or conv.shape[:1] != norm.shape for conv, norm in shapes):
+        return None
+    found = tuple(norm.shape[0] // ch for _, norm in shapes if norm is not None)
+    return found if found != mults else None
 
 
 def keys(config: AutoencoderConfig) -> KeyMap:
