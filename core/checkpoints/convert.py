@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from ..diffusion.latent_diffusion import LatentDiffusion
 from ..errors import ConfigError
+from ..text.bert import BertEncoder
+from ..text.vocabulary import find_tokenizer
 from .load import load, save_model
 from .safetensors_file import write_tensors
 from .sidecar import PathLike
 from .write_compvis import compvis_layout
 from .write_diffusers import diffusers_layout
+from .write_text import vocabulary
 
 LAYOUTS = ("vitrail", "compvis", "diffusers")
 
@@ -48,7 +51,7 @@ def convert(
     if to == "vitrail":
         named = {"autoencoder": model.autoencoder_file} if isinstance(model, LatentDiffusion) else {}
         save_model(model, out, dtype=kept, **named)
-        return [out]
+        return [out, *_with_vocabulary(model, out)]
     if to == "diffusers":
         _write_folder(out, diffusers_layout(model), kept)
         return [out]
@@ -56,7 +59,18 @@ def convert(
     with _beside(out.with_suffix(".yaml")) as aside:
         aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         write_tensors(out, _cast(tensors, kept), {"format": "pt"})
-    return [out, out.with_suffix(".yaml")]
+    return [out, out.with_suffix(".yaml"), *_with_vocabulary(model, out)]
+
+
+def _with_vocabulary(model: nn.Module, out: Path) -> list[Path]:
+    """The vocabulary of a text encoder, in a folder `tokenizer` beside the file unless one is found there already."""
+    conditioner = getattr(model, "conditioner", None)
+    files = vocabulary(getattr(conditioner, "tokenizer", None))
+    if not files or find_tokenizer([out.parent], "bert" if isinstance(conditioner, BertEncoder) else "clip"):
+        return []
+    for name, content in files.items():
+        _write(out.parent / "tokenizer" / name, content)
+    return [out.parent / "tokenizer" / name for name in files]
 
 
 def narrowest(model: nn.Module) -> torch.dtype:
@@ -89,14 +103,17 @@ Layout = Mapping[str, Mapping[str, Any]]
 def _write_folder(out: Path, files: Layout, dtype: torch.dtype) -> None:
     with _beside(out) as aside:
         for name, content in files.items():
-            file = aside / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix == ".safetensors":
-                write_tensors(file, _cast(content, dtype), {"format": "pt"})
-            elif file.suffix == ".txt":
-                file.write_text("\n".join(content["lines"]) + "\n", encoding="utf-8")
-            else:
-                file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            _write(aside / name, _cast(content, dtype) if name.endswith(".safetensors") else content)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".safetensors":
+        write_tensors(file, content, {"format": "pt"})
+    elif file.suffix == ".txt":
+        file.write_text("\n".join(content["lines"]) + "\n", encoding="utf-8")
+    else:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -113,4 +130,3 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         if aside.is_file():
             aside.unlink()
-

@@ -36,8 +36,8 @@ PARTS = {
 }  # fmt: skip
 """Classes of parts that are opened."""
 
-PASSED_OVER = ("Scheduler", "Tokenizer", "TokenizerFast", "SafetyChecker", "FeatureExtractor", "ImageProcessor")
-"""Ends of the classes of parts that hold nothing a picture is made with."""
+PASSED_OVER = ("Scheduler", "Tokenizer", "SafetyChecker", "FeatureExtractor", "ImageProcessor", "DepthEstimation")
+"""What is in the names of the classes of parts that a network does without; versions add Fast, Pil and the like."""
 
 
 def is_named_weights(path: Path) -> bool:
@@ -72,16 +72,30 @@ def read_settings(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {"_class_name": _json(path / INDEX).get("_class_name")}
     for name in _parts(path):
         settings[name] = _json(path / name / CONFIG)
-    if (path / "scheduler" / SCHEDULER).is_file():
-        settings["scheduler"] = _json(path / "scheduler" / SCHEDULER)
-    return settings
+    return settings | ({"scheduler": scheduler} if (scheduler := read_scheduler(path)) else {})
+
+
+def pipeline_of(path: Path) -> Path | None:
+    """The folder of the pipeline that a part's folder or file of weights lies in, or that the path itself is."""
+    folder = path if path.is_dir() else path.parent
+    return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """The scheduler's config of a pipeline, or of the one that a part lies in; empty where there is none.
+
+    Raises: CheckpointError for a file that is no JSON object.
+    """
+    place = pipeline_of(path)
+    file = None if place is None else place / "scheduler" / SCHEDULER
+    return _json(file) if file is not None and file.is_file() else {}
 
 
 def _parts(path: Path) -> list[str]:
     """The parts of a pipeline that hold weights we need."""
     found = {name: entry for name, entry in _json(path / INDEX).items() if isinstance(entry, list) and len(entry) == 2}
     classes = {name: str(entry[1]) for name, entry in found.items() if entry[1] is not None}
-    wanted = {name: kind for name, kind in classes.items() if not kind.endswith(PASSED_OVER)}
+    wanted = {name: kind for name, kind in classes.items() if not any(word in kind for word in PASSED_OVER)}
     if unknown := [f"{name} ({kind})" for name, kind in wanted.items() if kind not in PARTS]:
         raise CheckpointError(
             f"the pipeline {path.name} has parts that Vitrail does not know: {', '.join(unknown)}; known are "

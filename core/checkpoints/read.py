@@ -66,7 +66,7 @@ def _format(path: Path) -> str:
     for mark, what in MARKS:
         if start.lstrip().lower().startswith(mark):
             raise CheckpointError(f"{path.name} {what}")
-    if torch_file.looks_like_torch(start):
+    if torch_file.looks_like_torch(start) and not safetensors_file.has_plausible_length(start):
         return "torch"
     if safetensors_file.looks_like_safetensors(start):
         return "safetensors"

@@ -42,6 +42,11 @@ def looks_like_safetensors(start: bytes) -> bool:
     return len(start) > 8 and start[8:9] == b"{"
 
 
+def has_plausible_length(start: bytes) -> bool:
+    """Whether the first bytes are surely a header's, though its length may begin like a pickle: 640 is 80 02 00 ..."""
+    return looks_like_safetensors(start) and int.from_bytes(start[:8], "little") <= LIMIT
+
+
 def read_header(path: Path) -> Header:
     """The header of a safetensors file, every claim in it checked against the file's size.
 

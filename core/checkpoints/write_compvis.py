@@ -29,7 +29,9 @@ NAMES = {ours: theirs for theirs, ours in KINDS.items()}
 def compvis_layout(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name, and the config. Raises: ConfigError for a model that has no place there."""
     if isinstance(model, Autoencoder):
-        return _autoencoder(model), {"model": _first_stage(model.config)}
+        config = model.config
+        latent = {"scale": list(config.latent_scale), "shift": list(config.latent_shift)}
+        return _autoencoder(model), {"model": _first_stage(config), "latent": latent}
     if not isinstance(model, LatentDiffusion):
         raise ConfigError(f"a {type(model).__name__} has no place in CompVis's layout; autoencoders and diffusion have")
     config = model.config
@@ -116,6 +118,7 @@ def _settings(config: LatentDiffusionConfig, first: AutoencoderConfig | None) ->
         text = config.conditioner
         params["cond_stage_config"] = {"params": {"layer": "penultimate" if text.skip else "last"}}
         said["text_config"] = {"heads": text.heads, "num_attention_heads": text.heads, "hidden_act": text.activation}
+        said["text_config"]["layer_norm_eps"] = text.eps
         said["text_config"] |= {"bos_token_id": text.start, "eos_token_id": text.end, "pad_token_id": text.pad}
     return said
 
@@ -152,7 +155,7 @@ def _heads(config: UNetConfig) -> dict[str, int]:
 
 def _conditioner(config: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if isinstance(config, ClipTextConfig):
-        return _open_clip(state) if config.skip or config.pad == 0 else _prefixed("transformer.", state)
+        return _open_clip(state) if config.activation == "gelu" else _prefixed("transformer.", state)
     if isinstance(config, BertConfig):
         back = {new: old for old, new in bert_keys(config).items() if new is not None}
         return _prefixed("", {new: state[old] for old, new in translate(back, state).items()})

@@ -13,20 +13,22 @@ from ..diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig,
 from ..diffusion.unet import UNetConfig
 from ..errors import ConfigError
 from ..text.bert import BertConfig
-from ..text.byte_pairs import BytePairTokenizer
 from ..text.clip import ClipTextConfig
 from .families.compvis import PALETTE
 from .families.diffusers import KINDS, PREDICTIONS
 from .families.diffusers_unet import unet_keys
 from .families.diffusers_vae import vae_keys
-from .families.text_encoders import ldm_bert_keys
-from .keymap import KeyMap, translate
 from .write_compvis import AUTOENCODER, refuse
-
-Files = dict[str, dict[str, Any]]
+from .write_text import Files, text_parts, turned
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WHERE = "diffusers"
+VERSION = {"_diffusers_version": "0.30.0"}
+"""Of diffusers, whose settings by those names these are; some pipelines ask."""
+
+
+SAMPLE_SIZE = 64
+"""Cells along a side where a caller of diffusers names no size; no weight depends on it."""
 
 
 def diffusers_layout(model: nn.Module) -> Files:
@@ -42,35 +44,49 @@ def diffusers_layout(model: nn.Module) -> Files:
         parts["vqvae" if vq or isinstance(config.conditioner, BertConfig) else "vae"] = _autoencoder(model.autoencoder)
     if config.text is not None or (config.conditioner is not None and not _is_text(config.conditioner)):
         raise ConfigError(f"{WHERE} has no place for this model's conditioner; CLIP and BERT text encoders have one")
-    if model.conditioner is not None:
-        parts |= _text(config.conditioner, model.conditioner)
+    if isinstance(config.conditioner, ClipTextConfig | BertConfig):
+        parts |= text_parts(config.conditioner, model.conditioner)
     files = {f"{part}/{name}": content for part, inner in parts.items() for name, content in inner.items()}
+    index = _index(config, parts)
     files["scheduler/scheduler_config.json"] = _scheduler(config.table, config.prediction)
-    return files | {"model_index.json": _index(config, parts)}
+    if "low_res_scheduler" in index:
+        settings = _scheduler(LOW_RESOLUTION, "eps") | {"_class_name": "DDPMScheduler"}
+        files["low_res_scheduler/scheduler_config.json"] = settings
+    return files | {"model_index.json": index}
 
 
 def _is_text(config: Any) -> bool:
     return isinstance(config, ClipTextConfig | BertConfig)
 
 
+LOW_RESOLUTION = TableConfig(kind="scaled_linear", start=1e-4, end=2e-2)
+"""Noise levels of the picture that Stable Diffusion's upscaler sees, whose steps are its classes."""
+
+PIPELINES = {
+    ClipTextConfig: {7: "StableDiffusionUpscalePipeline", 9: "StableDiffusionInpaintPipeline"},
+    BertConfig: {},
+    type(None): {6: "LDMSuperResolutionPipeline"},
+}
+"""By what reads the prompts, pipelines of networks that see more than the latent, by their channels."""
+
+PLAIN = {ClipTextConfig: "StableDiffusionPipeline", BertConfig: "LDMTextToImagePipeline", type(None): "LDMPipeline"}
+
+
 def _index(config: LatentDiffusionConfig, parts: Mapping[str, Files]) -> dict[str, Any]:
-    kind = {ClipTextConfig: "StableDiffusionPipeline", BertConfig: "LDMTextToImagePipeline"}.get(
-        type(config.conditioner), "LDMPipeline"
-    )
+    text = type(config.conditioner)
+    kind = PIPELINES[text].get(config.unet.in_channels, PLAIN[text])
+    if len(parts) == 1 and config.unet.context_dim is None:
+        kind = "DDPMPipeline"
     library = {"text_encoder": "transformers", "tokenizer": "transformers", "bert": "latent_diffusion"}
-    found: dict[str, Any] = {"_class_name": kind, "scheduler": ["diffusers", "DDIMScheduler"]}
+    found: dict[str, Any] = {"_class_name": kind, **VERSION, "scheduler": ["diffusers", "DDIMScheduler"]}
     for part, files in parts.items():
-        said = files.get("config.json", {})
-        made = said.get("_class_name") or (said.get("architectures") or ["CLIPTokenizer"])[0]
+        said = files.get("config.json") or files["tokenizer_config.json"]
+        made = said.get("_class_name") or said.get("tokenizer_class") or said["architectures"][0]
         found[part] = [library.get(part, "diffusers"), made]
-    unused = ("safety_checker", "feature_extractor") if kind == "StableDiffusionPipeline" else ()
+    if kind == "StableDiffusionUpscalePipeline":
+        found["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
+    unused = ("safety_checker", "feature_extractor") if text is ClipTextConfig else ()
     return found | {name: [None, None] for name in unused}
-
-
-def _turned(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that a table of ours translates from."""
-    back = {new: old for old, new in keys.items() if new is not None}
-    return {new: state[old] for old, new in translate(back, state).items()}
 
 
 def _autoencoder(model: Autoencoder) -> Files:
@@ -82,7 +98,7 @@ def _autoencoder(model: Autoencoder) -> Files:
     if not vq and not isinstance(config.bottleneck, KLConfig) or vq and not config.quant_conv:
         raise ConfigError(f"{WHERE} has no place for this bottleneck: {config.bottleneck}")
     state = {name: value for name, value in model.state_dict().items() if name != PALETTE}  # there is no place for it
-    tensors = {name: _matrix(name, value) for name, value in _turned(vae_keys(config), state).items()}
+    tensors = {name: _matrix(name, value) for name, value in turned(vae_keys(config), state).items()}
     settings = _vae_settings(config)
     if isinstance(config.bottleneck, VQConfig):
         settings |= {"_class_name": "VQModel", "num_vq_embeddings": config.bottleneck.codes}
@@ -133,7 +149,7 @@ def _network(config: UNetConfig, state: Mapping[str, Tensor]) -> Files:
     refuse(config, UNET, WHERE)
     if config.widths[0] != config.model_channels:
         raise ConfigError(f"{WHERE} has the first level as wide as the first convolution, {config.model_channels}")
-    tensors = _turned(unet_keys(config), state)
+    tensors = turned(unet_keys(config), state)
     if config.context_dim is None:
         tensors = {name: value for old in tensors for name, value in _plain(config, old, tensors[old])}
     return {"config.json": _unet_settings(config), WEIGHTS: tensors}
@@ -173,6 +189,8 @@ def _unet_settings(config: UNetConfig) -> dict[str, Any]:
     there = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D") if cross else ("AttnDownBlock2D", "AttnUpBlock2D")
     settings: dict[str, Any] = {
         "_class_name": "UNet2DConditionModel" if cross else "UNet2DModel",
+        **VERSION,
+        "sample_size": SAMPLE_SIZE,
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
         "down_block_types": [there[0] if attends[level] else plain[0] for level in levels],
@@ -241,47 +259,3 @@ def _scheduler(table: TableConfig, prediction: str) -> dict[str, Any]:
         "set_alpha_to_one": False,
         "steps_offset": 1,
     }
-
-
-def _text(config: Any, encoder: Any) -> dict[str, Files]:
-    if isinstance(config, BertConfig):
-        settings = {
-            "model_type": "ldmbert",
-            "architectures": ["LDMBertModel"],
-            "vocab_size": config.vocab,
-            "max_position_embeddings": config.length,
-            "encoder_layers": config.depth,
-            "encoder_ffn_dim": 4 * config.width,
-            "encoder_attention_heads": config.heads,
-            "head_dim": config.head_width,
-            "d_model": config.width,
-            "activation_function": "gelu",
-        }
-        tensors = _turned(ldm_bert_keys(config), encoder.state_dict())
-        return {"bert": {"config.json": settings, "model.safetensors": tensors}}
-    depth = config.depth - config.skip
-    settings = {
-        "model_type": "clip_text_model",
-        "architectures": ["CLIPTextModel"],
-        "vocab_size": config.vocab,
-        "hidden_size": config.width,
-        "intermediate_size": config.inner,
-        "num_hidden_layers": depth,
-        "num_attention_heads": config.heads,
-        "max_position_embeddings": config.length,
-        "hidden_act": config.activation,
-        "bos_token_id": config.start,
-        "eos_token_id": config.end,
-        "pad_token_id": config.pad,
-        "layer_norm_eps": config.eps,
-    }
-    skipped = tuple(f"text_model.encoder.layers.{layer}." for layer in range(depth, config.depth)) or ("\0",)
-    tensors = {name: value for name, value in encoder.state_dict().items() if not name.startswith(skipped)}
-    return {"text_encoder": {"config.json": settings, "model.safetensors": tensors}} | _vocabulary(encoder.tokenizer)
-
-
-def _vocabulary(tokenizer: Any) -> dict[str, Files]:
-    if not isinstance(tokenizer, BytePairTokenizer):
-        return {}
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in tokenizer.ranks)]
-    return {"tokenizer": {"vocab.json": tokenizer.vocab, "merges.txt": {"lines": lines}}}

@@ -48,7 +48,8 @@ class UNetConfig:
     channels of a transformer, widen the heads (true) or leave channels out (false).
     patch_size: p folds p x p cells into channels before the first layer and back after the last.
     dropout: 0 to 1, in residual blocks and transformers.
-    disable_self_attentions: for each level whether both attentions of its transformers look at the context.
+    disable_self_attentions: for each level whether both attentions of its transformers look at the context; those of
+    the middle never do.
     middle_attention: whether the middle has attention. one_sided_downsample: pad on the right and below only.
     norm_groups, norm_eps: of the norms (those of spatial transformers always have 1e-6).
     time_shift, sine_first: see timestep_embedding.
@@ -111,6 +112,10 @@ class UNetConfig:
             raise ConfigError("num_classes and vector_dim both say what y is; give one of them")
         if self.sketch_size is not None and (self.vector_dim is None or min(self.sketch_size, self.sketch_width) < 1):
             raise ConfigError("a sketch needs vector_dim, and a size and a width of 1 or more")
+        if self.time_shift >= self.model_channels // 2:
+            raise ConfigError(
+                f"time_shift is {self.time_shift}; expected less than half of model_channels {self.model_channels}"
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
         for level in attending:
@@ -205,7 +210,7 @@ class UNet(nn.Module):
         self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(seen, width, 3, padding=1))])
         skips = self._build_down()
         bottom, last = config.widths[-1], len(config.widths) - 1
-        attention = self._attention(last, config.depths[-1] or 1) if config.middle_attention else nn.Identity()
+        attention = self._attention(last, config.depths[-1] or 1, False) if config.middle_attention else nn.Identity()
         self.middle_block = Stage(self._residual(bottom, bottom), attention, self._residual(bottom, bottom))
         self.output_blocks = nn.ModuleList()
         top = self._build_up(bottom, skips)
@@ -332,7 +337,8 @@ class UNet(nn.Module):
         """A residual block and, where the level has it, attention."""
         stage = Stage(self._residual(channels, out_channels))
         if self.config.attends(level):
-            stage.append(self._attention(level, self.config.depths[level]))
+            only_context = self.config.disable_self_attentions
+            stage.append(self._attention(level, self.config.depths[level], bool(only_context and only_context[level])))
         return stage
 
     def _residual(self, channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
@@ -348,7 +354,7 @@ class UNet(nn.Module):
             eps=config.norm_eps,
         )
 
-    def _attention(self, level: int, depth: int) -> nn.Module:
+    def _attention(self, level: int, depth: int, only_context: bool) -> nn.Module:
         config = self.config
         channels, (heads, width) = config.widths[level], config.heads(level)
         if config.context_dim is None:
@@ -362,7 +368,7 @@ class UNet(nn.Module):
             config.use_linear_in_transformer,
             config.dropout,
             config.norm_groups,
-            only_context=config.disable_self_attentions is not None and config.disable_self_attentions[level],
+            only_context=only_context,
         )
 
 

@@ -23,6 +23,9 @@ LARGEST = 64_000_000
 MERGES = 49152 - 256 - 2
 """Merges that CLIP took from its list."""
 
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+"""Where the token that a text is padded with is said."""
+
 HUB = {"clip": "openai/clip-vit-large-patch14", "bert": "bert-base-uncased"}
 """Where the hub keeps the vocabularies; only a copy that is in its cache on this disk is read."""
 
@@ -32,11 +35,36 @@ def find_tokenizer(folders: Iterable[Path], kind: Kind) -> Tokenizer | None:
 
     Raises: ConfigError for a vocabulary that cannot be read.
     """
-    for folder in folders:
-        for place in (folder / "tokenizer", folder):
-            if found := read_tokenizer(place, kind):
-                return found
-    return _installed(kind)
+    found = (tokenizer for place in _within(folders) if (tokenizer := read_tokenizer(place, kind)) is not None)
+    return next(found, None) or _installed(kind)
+
+
+def find_padding(folders: Iterable[Path]) -> int | None:
+    """The number of the token that the config of a CLIP tokenizer in one of the folders pads with, else None.
+
+    Raises: ConfigError for files that cannot be read.
+    """
+    return next((pad for place in _within(folders) if (pad := _padding(place)) is not None), None)
+
+
+def _within(folders: Iterable[Path]) -> list[Path]:
+    return [place for folder in folders for place in (folder / "tokenizer", folder)]
+
+
+def _padding(folder: Path) -> int | None:
+    try:
+        configs = (json.loads(_read(folder / name)) for name in SETTINGS if (folder / name).is_file())
+        given = next((token for config in configs if (token := config.get("pad_token")) is not None), None)
+        token = given.get("content") if isinstance(given, dict) else given
+        return None if token is None else _token_numbers(folder).get(token)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"the tokenizer's config in {folder} cannot be read: {error}") from error
+
+
+def _token_numbers(folder: Path) -> dict[str, int]:
+    if (folder / "vocab.json").is_file():
+        return json.loads(_read(folder / "vocab.json"))
+    return _model(folder, "BPE")["vocab"] if (folder / "tokenizer.json").is_file() else {}
 
 
 def read_tokenizer(folder: Path, kind: Kind) -> Tokenizer | None:

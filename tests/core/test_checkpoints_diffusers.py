@@ -364,7 +364,8 @@ def test_noise_levels_that_end_in_pure_noise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
+        ({"beta_schedule": "laplace"}, "beta_schedule 'laplace'"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"prediction_type": "flow_prediction"}, "flow_prediction"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
     ],

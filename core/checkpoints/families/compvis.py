@@ -79,9 +79,16 @@ def _infer(header: Header, sidecar: Sidecar, bottleneck: BottleneckConfig) -> Au
     resolution = sidecar.at("model.params.ddconfig.resolution", RESOLUTION, f"{RESOLUTION}, as public configs have it")
     try:
         bounded = bool(sidecar.at("model.params.ddconfig.tanh_out", False))
-        return AutoencoderConfig(**_sizes(header, resolution), tanh_out=bounded, bottleneck=bottleneck)
+        said = {**_sizes(header, resolution), **_latent(sidecar), "tanh_out": bounded}
+        return AutoencoderConfig(**said, bottleneck=bottleneck)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"{header.path.name} lacks keys of a CompVis autoencoder: {error}") from error
+
+
+def _latent(sidecar: Sidecar) -> dict[str, Any]:
+    """How the latent is scaled, which only the config of a converted file says."""
+    found = {f"latent_{name}": sidecar.at(f"latent.{name}") for name in ("scale", "shift")}
+    return {name: tuple(map(float, value)) for name, value in found.items() if isinstance(value, list | tuple)}
 
 
 def _sizes(header: Header, resolution: int) -> dict[str, Any]:

@@ -19,23 +19,38 @@ from ...text.bert import BertConfig
 from ...text.clip import ClipTextConfig
 from ..derive import within
 from ..family import Family, Sidecar, has_all, has_none
+from ..folder import read_scheduler
 from ..header import Header
 from ..keymap import KeyMap
 from . import text_encoders
 from .diffusers_unet import infer_unet, prepare_unet, unet_keys
 from .diffusers_vae import infer_vae, prepare_vae, vae_keys
 
-KINDS: dict[str, Any] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+KINDS: dict[str, Any] = {
+    "linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid",
+}  # fmt: skip
 """diffusers' names of noise schedules, and ours."""
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 """diffusers' names of what a network predicts, and ours."""
 
-START, END, STEPS = 1e-4, 2e-2, 1000
-"""Schedulers' own defaults."""
+STEPS = 1000
 
 SD_START, SD_END = 0.00085, 0.012
 """Betas of Stable Diffusion, for a network with a context that came without a scheduler."""
+
+DEFAULT = ("linear", 1e-4, 2e-2)
+DEFAULTS = {
+    **dict.fromkeys(
+        ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+        ("linear", SD_START, SD_END),
+    ),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), ("scaled_linear", SD_START, SD_END)),
+}
+"""beta_schedule, beta_start and beta_end of a scheduler whose config leaves them out, by its class."""
+
+OTHER_LEVELS = ("FlowMatch", "EDM", "ScoreSde", "KarrasVe", "CMStochastic", "IPNDM", "Cosine", "Amused", "VQDiffusion")
+"""Beginnings of the classes of schedulers whose noise levels are not made from betas."""
 
 _UNET = ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.norm1.weight")
 UNET = has_all(*_UNET) & has_none("controlnet_cond_embedding.*", "add_embedding.*")
@@ -71,7 +86,7 @@ PARTS = (
         ours="conditioner",
         config=ClipTextConfig,
         prepare=text_encoders.prepare_clip,
-        infer=text_encoders.infer_clip,
+        infer=text_encoders.infer_clip_part,
         keys=lambda _: text_encoders.CLIP_KEYS,
     ),
     Part(
@@ -94,25 +109,28 @@ def infer_pipeline(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
 
 
 def infer_network(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
-    """The config of a network alone, whose noise levels nothing tells."""
+    """The config of a network alone; its noise levels are those of the pipeline whose folder it lies in."""
     unet = infer_unet(header, sidecar)
-    table, prediction = infer_schedule(Sidecar(), unet.context_dim is not None)
-    sidecar.found["noise levels, prediction"] = "Stable Diffusion's" if unet.context_dim is not None else "DDPM's"
+    scheduler = sidecar.holding(read_scheduler(header.path), "scheduler: ")
+    table, prediction = infer_schedule(scheduler, unet.context_dim is not None)
+    if not scheduler:
+        sidecar.found["noise levels, prediction"] = "Stable Diffusion's" if unet.context_dim is not None else "DDPM's"
     return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction)
 
 
 def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]:
     """Noise levels and prediction of a scheduler_config.json, or what networks of that kind were trained with."""
     if not scheduler:
-        default = TableConfig(kind="scaled_linear", start=SD_START, end=SD_END) if context else None
-        return default or TableConfig(kind="linear", start=START, end=END), "eps"
-    kind = KINDS.get(str(scheduler.at("beta_schedule", "linear")))
+        start, end = (SD_START, SD_END) if context else DEFAULT[1:]
+        return TableConfig(kind="scaled_linear" if context else "linear", start=start, end=end), "eps"
+    name = str(scheduler.get("_class_name"))
+    schedule, start, end = DEFAULTS.get(name, DEFAULT)
+    kind = KINDS.get(str(scheduler.at("beta_schedule", schedule)))
     said = str(scheduler.at("prediction_type", "epsilon"))
-    if kind is None or scheduler.at("trained_betas") is not None:
+    if kind is None or scheduler.at("trained_betas") is not None or name.startswith(OTHER_LEVELS):
         raise CheckpointError(
-            f"the scheduler's noise levels ({scheduler.get('_class_name')}, beta_schedule "
-            f"{scheduler.get('beta_schedule')!r}) are not known here; known are {', '.join(KINDS)}, without "
-            "trained_betas"
+            f"the scheduler's noise levels ({name}, beta_schedule {scheduler.get('beta_schedule')!r}) are not known "
+            f"here; known are {', '.join(KINDS)}, without trained_betas"
         )
     if said not in PREDICTIONS:
         raise CheckpointError(f"the scheduler's prediction_type is {said!r}; known are {', '.join(PREDICTIONS)}")
@@ -123,7 +141,7 @@ def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]
     }
     if kind == "cosine":
         return TableConfig(**shared), PREDICTIONS[said]
-    start, end = float(scheduler.at("beta_start", START)), float(scheduler.at("beta_end", END))
+    start, end = float(scheduler.at("beta_start", start)), float(scheduler.at("beta_end", end))
     return TableConfig(**shared, start=start, end=end), PREDICTIONS[said]
 
 

@@ -59,6 +59,7 @@ def infer_unet(header: Header, sidecar: Sidecar) -> UNetConfig:
     kinds = [*sidecar.at("down_block_types", ()), *sidecar.at("up_block_types", ())]
     if unknown := sorted({str(kind) for kind in kinds if not BLOCKS.fullmatch(str(kind))}):
         raise CheckpointError(f"{header.path.name} has levels of kinds not known here: {', '.join(unknown)}")
+    _check_alike(header)
     sizes = _sizes(header)
     groups = int(sidecar.at("norm_num_groups", 32, "32, diffusers' default"))
     if sidecar.at("attn_norm_num_groups", groups) != groups:
@@ -76,12 +77,28 @@ def infer_unet(header: Header, sidecar: Sidecar) -> UNetConfig:
     )
 
 
+def _check_alike(header: Header) -> None:
+    """CheckpointError where levels attend, or change the size, in different ways."""
+    attentions = {found[1] for name in header.tensors if (found := re.match(r"(.*\.attentions\.\d+)\.", name))}
+    transformers = {place for place in attentions if f"{place}.transformer_blocks.0.norm1.weight" in header}
+    if transformers and attentions != transformers:
+        raise CheckpointError(
+            f"{header.path.name} has plain attention beside attention to a context; Vitrail's networks have one kind"
+        )
+    samplers = {found[1] for name in header.tensors if (found := re.match(r".*samplers\.\d+\.(conv\d?)\.weight", name))}
+    if "conv" in samplers and len(samplers) > 1:
+        raise CheckpointError(
+            f"{header.path.name} changes the size in residual blocks at some levels and in convolutions at others; "
+            "Vitrail's networks do one of them"
+        )
+
+
 def _heads(sizes: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
     given = sidecar.at("attention_head_dim", HEADS, f"{HEADS}, diffusers' default")
     if sizes["context_dim"] is None:
         given = sidecar.data.get("attention_head_dim", given)
         return {"num_heads": 1} if given is None else {"num_head_channels": int(given)}
-    if sizes["use_linear_in_transformer"] and "attention_head_dim" not in sidecar:
+    if sizes["use_linear_in_transformer"] and not sidecar:
         sidecar.found["attention_head_dim"] = "64 channels a head, as Stable Diffusion 2 has it"
         return {"num_head_channels": 64}
     return {"num_heads": tuple(map(int, given)) if isinstance(given, list | tuple) else int(given)}

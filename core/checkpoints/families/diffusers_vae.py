@@ -33,7 +33,7 @@ FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.
 SETTINGS: Mapping[str, tuple[Any, ...]] = {"act_fn": ("silu", "swish"), "norm_type": ("group",)}
 """What a setting may be; the first value is the default."""
 
-_AUTOENCODER = has_all("encoder.down_blocks.0.resnets.0.norm1.weight", "decoder.up_blocks.0.resnets.0.norm1.weight")
+_AUTOENCODER = has_all("encoder.down_blocks.0.resnets.0.norm1.weight", "decoder.up_blocks.0.resnets.0.conv1.weight")
 
 
 def infer_vae(header: Header, sidecar: Sidecar) -> AutoencoderConfig:

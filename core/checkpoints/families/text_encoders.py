@@ -6,6 +6,8 @@ src/open_clip/transformer.py; github.com/huggingface/diffusers, pipelines/latent
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,9 +15,10 @@ from torch import nn
 from ...errors import CheckpointError
 from ...text.bert import BertConfig, BertEncoder, frame_tokens
 from ...text.clip import ClipTextConfig, ClipTextEncoder
-from ...text.vocabulary import find_tokenizer
+from ...text.vocabulary import find_padding, find_tokenizer
 from ..derive import Recipe, cut, derived
 from ..family import Family, Sidecar, has_all
+from ..folder import pipeline_of
 from ..header import Header
 from ..keymap import KeyMap
 from .diffusers_vae import indices
@@ -25,6 +28,9 @@ HEAD_WIDTH = 64
 
 OLD_END = 2
 """The end token in configs that transformers wrote before 2023, whatever the vocabulary."""
+
+NO_PAD = 1
+"""What transformers writes for pad_token_id where nobody chose it; no tokenizer of CLIP pads with it."""
 
 SMALL_HEADS = 4
 """Heads of an encoder that is narrower than one such head."""
@@ -55,6 +61,22 @@ def infer_clip(header: Header, sidecar: Sidecar) -> ClipTextConfig:
     )
 
 
+def infer_clip_part(header: Header, sidecar: Sidecar) -> ClipTextConfig:
+    """The same for one of a pipeline, or alone: its tokenizer, where it is there, says what follows a text."""
+    config = infer_clip(header, sidecar)
+    found = find_padding(_places(header))
+    if found is None or not 0 <= found < config.vocab:
+        return config
+    sidecar.found["pad_token_id"] = "the tokenizer's config"
+    return replace(config, pad=found)
+
+
+def _places(header: Header) -> list[Path]:
+    """Folders where the vocabulary of a text encoder may lie."""
+    own, pipeline = header.path if header.path.is_dir() else header.path.parent, pipeline_of(header.path)
+    return [own] if pipeline in (None, own) else [own, pipeline]
+
+
 def infer_open_clip(header: Header, sidecar: Sidecar, skip: int = 0) -> ClipTextConfig:
     """The config of a CLIP text encoder in OpenCLIP's layout; `skip` layers at the end do not count."""
     vocab, width = header.shape("text_model.embeddings.token_embedding.weight")
@@ -67,10 +89,11 @@ def infer_open_clip(header: Header, sidecar: Sidecar, skip: int = 0) -> ClipText
         depth=1 + max(layers),
         heads=_heads(sidecar, "heads", width),
         activation="gelu",
-        start=vocab - 2,
-        end=vocab - 1,
-        pad=0,
+        start=int(sidecar.at("bos_token_id", vocab - 2)),
+        end=int(sidecar.at("eos_token_id", vocab - 1)),
+        pad=int(sidecar.at("pad_token_id", 0)),
         skip=skip,
+        eps=float(sidecar.at("layer_norm_eps", 1e-5)),
     )
 
 
@@ -84,7 +107,8 @@ def _tokens(vocab: int, sidecar: Sidecar, activation: str) -> dict[str, int]:
     start, end = int(sidecar.at("bos_token_id", vocab - 2)), int(sidecar.at("eos_token_id", vocab - 1))
     if end == OLD_END and vocab > OLD_END + 1:
         return {"start": vocab - 2, "end": vocab - 1, "pad": 0 if activation == "gelu" else vocab - 1}
-    return {"start": start, "end": end, "pad": int(sidecar.at("pad_token_id", end))}
+    pad = int(sidecar.at("pad_token_id", end))
+    return {"start": start, "end": end, "pad": pad if pad != NO_PAD else 0 if activation == "gelu" else end}
 
 
 def prepare_clip(header: Header) -> Header:
@@ -178,8 +202,7 @@ def ldm_bert_keys(_: BertConfig) -> KeyMap:
 def give_tokenizer(encoder: Any, header: Header) -> None:
     """The tokenizer whose vocabulary lies beside the weights, or among the libraries' files; none where none fits."""
     if isinstance(encoder, ClipTextEncoder | BertEncoder):
-        place = header.path if header.path.is_dir() else header.path.parent
-        found = find_tokenizer([place], "bert" if isinstance(encoder, BertEncoder) else "clip")
+        found = find_tokenizer(_places(header), "bert" if isinstance(encoder, BertEncoder) else "clip")
         encoder.tokenizer = found if found is not None and len(found.vocab) <= encoder.config.vocab else None
 
 
@@ -192,7 +215,7 @@ FAMILIES = (
         name="clip-text",
         kind="text encoder",
         detect=CLIP,
-        infer=infer_clip,
+        infer=infer_clip_part,
         keys=lambda _: CLIP_KEYS,
         build=ClipTextEncoder,
         prepare=prepare_clip,

@@ -29,8 +29,17 @@ def infer_unet(header: Header, sidecar: Sidecar, heads: Mapping[str, int] | None
 
     heads: num_heads or num_head_channels of the public models of its kind, where no config says it.
     """
-    sizes = _sizes(header.under(PREFIX))
-    return UNetConfig(**sizes, **_heads(sizes, sidecar.part(WHERE), heads or {}))
+    sizes, params = _sizes(header.under(PREFIX)), sidecar.part(WHERE)
+    only = _only_context_levels(sizes.pop("only_context"), params)
+    return UNetConfig(**sizes, disable_self_attentions=only, **_heads(sizes, params, heads or {}))
+
+
+def _only_context_levels(shown: list[bool | None], params: Sidecar) -> tuple[bool, ...] | None:
+    """For each level whether both attentions look at the context: by shapes, else by the config, else not."""
+    said = params.at("disable_self_attentions")
+    said = said if isinstance(said, list | tuple) and len(said) == len(shown) else [False] * len(shown)
+    only = tuple(bool(other) if seen is None else seen for seen, other in zip(shown, said, strict=True))
+    return only if any(only) else None
 
 
 def _heads(sizes: dict[str, Any], params: Sidecar, usual: Mapping[str, int]) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def _sizes(header: Header) -> dict[str, Any]:
         "resblock_updown": _updown(header, ends),
         "conv_resample": not ends or _resamples(header, ends),
         "use_linear_in_transformer": _linear(header),
-        "disable_self_attentions": only if any(only := tuple(level["only_context"] for level in levels)) else None,
+        "only_context": [level["only_context"] for level in levels],
     }
 
 
@@ -115,14 +124,17 @@ def _level(header: Header, first: int, last: int) -> dict[str, Any]:
         "width": header.shape(f"output_blocks.{last}.0.out_layers.3.weight")[0],
         "attends": any(f"output_blocks.{first}.1.{key}" in header for key in ("qkv.weight", "proj_in.weight")),
         "depth": _depth(header, f"output_blocks.{first}.1"),
-        "only_context": _only_context(header, f"output_blocks.{first}.1.transformer_blocks.0.attn1"),
+        "only_context": _only_context(header, f"output_blocks.{first}.1.transformer_blocks.0.attn"),
     }
 
 
-def _only_context(header: Header, where: str) -> bool:
-    """Whether what should be attention to itself takes keys from the context (SD's x4 upscaler)."""
-    queries, keys = f"{where}.to_q.weight", f"{where}.to_k.weight"
-    return queries in header and keys in header and header.shape(queries)[1] != header.shape(keys)[1]
+def _only_context(header: Header, where: str) -> bool | None:
+    """Whether what should be attention to itself looks at the context (SD's x4 upscaler); None: cannot be seen."""
+    queries, keys, context = (f"{where}{end}.weight" for end in ("1.to_q", "1.to_k", "2.to_k"))
+    if not all(name in header for name in (queries, keys, context)):
+        return False
+    width = header.shape(queries)[1]
+    return None if width == header.shape(context)[1] else width != header.shape(keys)[1]
 
 
 def _depth(header: Header, where: str) -> int:
