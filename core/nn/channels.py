@@ -24,6 +24,9 @@ TOP = 255
 LOOSE = 0.25
 """Grey levels may be so far from whole ones: what 16-bit floats do to them."""
 
+MARGIN = 0.1
+"""Levels are written so much higher, as ComfyUI saves pictures by cutting off what is behind the point."""
+
 NEAR = 2
 """A colour of the palette may be off by so many of 255 levels a channel."""
 
@@ -79,7 +82,7 @@ def to_rgb(y: Tensor, palette: Palette | None = None) -> Tensor:
         return y[:, :RGB].expand(-1, RGB, -1, -1)
     labels, colours = y.argmax(dim=1), None if palette is None else palette.levels()
     levels = labels[..., None].expand(*labels.shape, RGB) if colours is None else colours.to(y.device)[labels]
-    return levels.movedim(-1, 1).float() / TOP * 2 - 1
+    return (levels.movedim(-1, 1).float() + MARGIN).clamp(max=TOP) / TOP * 2 - 1
 
 
 def labels_of(x: Tensor, labels: int, palette: Palette | None = None) -> Tensor:

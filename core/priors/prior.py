@@ -172,12 +172,12 @@ class Prior(nn.Module):
     def _tokens(self, given: Tensor | None, batch: int, size: tuple[int, int]) -> Tensor:
         condition = self.config.condition
         if isinstance(condition, StartConfig):
-            return torch.full((batch, 1), condition.token, device=self.device)
+            return torch.full((batch, 1), condition.token, device=self.weight_device)
         if isinstance(condition, LabelConfig):
             return self._labels(given, condition)
         if isinstance(condition, CoordinateConfig):
             where = places(*size, condition.factor).expand(batch, -1, -1, -1) if given is None else given
-            return coordinate_tokens(self._sized(where.to(self.device)), condition).flatten(1)
+            return coordinate_tokens(self._sized(where.to(self.weight_device)), condition).flatten(1)
         if isinstance(condition, TokensConfig):
             return self._given_tokens(given)
         if given is None:
@@ -186,7 +186,7 @@ class Prior(nn.Module):
             )
         codes = self._encoded(given) if given.is_floating_point() else given
         self._check_place(codes, size)
-        return codes.flatten(1).to(self.device)
+        return codes.flatten(1).to(self.weight_device)
 
     def _encoded(self, x: Tensor) -> Tensor:
         encoder = self.condition_autoencoder
@@ -234,7 +234,8 @@ class Prior(nn.Module):
         return self.autoencoder
 
     @property
-    def device(self) -> torch.device:
+    def weight_device(self) -> torch.device:
+        """Where the weights are; ComfyUI keeps a note of its own named `device` on every model."""
         return self.transformer.pos_emb.device
 
     def _order(self, codes: Tensor) -> Tensor:
@@ -249,12 +250,12 @@ class Prior(nn.Module):
     def _given_tokens(self, given: Tensor | None) -> Tensor:
         if given is None or given.ndim != 2 or given.is_floating_point():
             raise ConfigError("this prior is told tokens (boxes of objects): give them as int64 [batch, tokens]")
-        return given.long().to(self.device)
+        return given.long().to(self.weight_device)
 
     def _labels(self, given: Tensor | None, condition: LabelConfig) -> Tensor:
         if given is None:
             raise ConfigError(f"this prior is told a class, 0 to {condition.classes - 1}: give it one")
-        labels = given.long().reshape(len(given), -1)[:, :1].to(self.device)
+        labels = given.long().reshape(len(given), -1)[:, :1].to(self.weight_device)
         if not 0 <= int(labels.min()) <= int(labels.max()) < condition.classes:
             raise ShapeError(f"classes {labels.flatten().tolist()}; this prior knows 0 to {condition.classes - 1}")
         return labels

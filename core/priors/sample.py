@@ -162,7 +162,7 @@ def _given(
     for name, part in (("codes", known), ("mask", new)):
         if tuple(part.shape[1:]) != tuple(size) or len(part) not in (1, batch):
             raise ShapeError(f"the {name} are {tuple(part.shape)}; expected [{batch} or 1, {size[0]}, {size[1]}]")
-    flat = (part.expand(batch, -1, -1).flatten(1).to(prior.device) for part in (known, new))
+    flat = (part.expand(batch, -1, -1).flatten(1).to(prior.weight_device) for part in (known, new))
     known, new = (prior.written(part) for part in flat)
     return known, new
 

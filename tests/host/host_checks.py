@@ -18,6 +18,7 @@ from host_client import Rejected, Run
 from host_endurance import ENDURANCE_CHECKS
 from host_graph import choices
 from host_guidance_checks import GUIDANCE_CHECKS
+from host_label_checks import LABEL_CHECKS
 from host_parts import CHANGED_MODELS, ONE_LEVEL_LESS, OTHER_NOISE, SAME, STEPS, STOCK_CHANGES, Parts, relative, table
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
@@ -308,6 +309,7 @@ CHECKS: dict[str, Check] = {
     "our sampler equals stock KSampler on our model": our_sampler_equals_ksampler,
     "solvers with noise of other numbers agree with the host's without it": solvers_of_other_noise_agree_without_it,
     **SOURCE_CHECKS,
+    **LABEL_CHECKS,
     "image i of a batch equals its own run": each_of_a_batch_equals_its_own_run,
     "stock patches and conditionings reach both samplers": stock_changes_reach_both_samplers,
     "a stock node with noise levels of another kind is warned of, once": warns_of_levels_of_another_kind,

@@ -25,6 +25,7 @@ from vitrail.core.checkpoints import load, shipped_models
 WORKFLOWS = PACK / "example_workflows"
 LORA = "vitrail-check.safetensors"
 CLEAR = "vitrail-clear.png"
+LABELS = ("vitrail-labels.png", "vitrail-other-labels.png")
 
 
 class NotHere(Exception):
@@ -128,7 +129,7 @@ def write_lora(models: Path, name: str) -> None:
 def add_inputs(folder: Path) -> None:
     """The pictures that the example workflows load, and one of 64 x 64 with flat areas, edges and gradients.
 
-    CLEAR is the same with its left half transparent.
+    CLEAR is the same with its left half transparent. LABELS are maps of 72 x 48 with the labels 0 to 8, in grey.
     """
     for picture in WORKFLOWS.glob("*.png"):
         copy(picture, folder)
@@ -136,5 +137,9 @@ def add_inputs(folder: Path) -> None:
     picture = numpy.stack([numpy.tile(ramp, (64, 1)), numpy.tile(ramp[:, None], (1, 64)), numpy.full((64, 64), 90)], 2)
     picture[16:40, 20:50] = (230, 60, 40)
     Image.fromarray(picture.astype(numpy.uint8)).save(folder / "vitrail-check.png")
+    numbers = numpy.arange(6 * 4).reshape(4, 6) * 5 % 9
+    for name, labels in zip(LABELS, (numbers, numbers[::-1]), strict=True):
+        large = numpy.kron(labels, numpy.ones((12, 12))).astype(numpy.uint8)
+        Image.fromarray(large).save(folder / name)
     alpha = numpy.where(numpy.arange(64) < 32, 0, 255)
     Image.fromarray(numpy.dstack([picture, numpy.tile(alpha, (64, 1))]).astype(numpy.uint8)).save(folder / CLEAR)

@@ -6,6 +6,7 @@ python tests/host/tiny.py MODELS_DIR      (the host's `models` folder)
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,8 +18,12 @@ from vitrail.core.bottlenecks import VQConfig
 from vitrail.core.checkpoints import save_model
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.unet import UNetConfig
+from vitrail.core.priors import Prior, PriorConfig
+from vitrail.core.priors.conditions import PictureConfig
+from vitrail.core.priors.gpt import GPTConfig
 from vitrail.core.refine.refiner import Refiner
 from vitrail.core.refine.rrdb import RefinerConfig
+from vitrail.core.text.conditioners import RescalerConfig
 from vitrail.core.text.encoder import TextConfig
 
 AUTOENCODER = AutoencoderConfig(
@@ -33,6 +38,17 @@ DIFFUSION = LatentDiffusionConfig(
     table=TableConfig(kind="cosine", end=0.985, s=0.008), prediction="v",
     text=TextConfig(vocab=("cat", "red", "apple"), styles=("noto", "pixel"), width=32, depth=1, heads=2,
                     context_dim=32, vector_dim=32),
+)  # fmt: skip
+
+
+SEGMENTS = replace(AUTOENCODER, in_channels=9, out_channels=9, palette=True, latent_shift=(0.0,), latent_scale=(1.0,))
+PRIOR = PriorConfig(
+    transformer=GPTConfig(vocab=64, block=127, width=32, depth=2, heads=2), autoencoder=AUTOENCODER,
+    condition=PictureConfig(autoencoder=SEGMENTS),
+)  # fmt: skip
+SEMANTIC = replace(
+    DIFFUSION, unet=replace(DIFFUSION.unet, in_channels=7, context_dim=None, vector_dim=None), text=None,
+    conditioner=RescalerConfig(in_channels=9, out_channels=3, stages=2),
 )  # fmt: skip
 
 
@@ -56,7 +72,10 @@ def compact(upscale: int = 2, width: int = 6) -> dict[str, torch.Tensor]:
 
 
 def write_tiny_models(folder: Path) -> None:
-    """Put models into a `models` folder: an autoencoder, a network with it and without, refiners of twice the size."""
+    """Put models into a `models` folder: an autoencoder, a network with it and without, refiners of twice the size.
+
+    Over maps of nine labels: an autoencoder, a prior and a network.
+    """
     for name in ("checkpoints", "vae", "upscale_models"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     autoencoder = randomise(Autoencoder(AUTOENCODER), 0)
@@ -68,6 +87,16 @@ def write_tiny_models(folder: Path) -> None:
     refiner = Refiner(RefinerConfig(num_feat=8, num_block=1, num_grow=4, scale=2, base="bicubic"))
     save_model(randomise(refiner, 2), folder / "upscale_models" / "tiny-refiner.safetensors")
     torch.save({"params": compact()}, folder / "upscale_models" / "tiny-compact.pth")
+    segments = randomise(Autoencoder(SEGMENTS), 4)
+    segments.palette.colours = torch.randn(3, 9, 1, 1, generator=torch.Generator().manual_seed(4))
+    save_model(segments, folder / "vae" / "tiny-segments.safetensors")
+    prior = randomise(Prior(PRIOR, autoencoder), 5)
+    prior.told = segments
+    save_model(prior, folder / "checkpoints" / "tiny-prior.safetensors")
+    semantic = randomise(LatentDiffusion(SEMANTIC), 6)
+    save_model(
+        semantic, folder / "checkpoints" / "tiny-semantic.safetensors", autoencoder="tiny-autoencoder.safetensors"
+    )
 
 
 if __name__ == "__main__":

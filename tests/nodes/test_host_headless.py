@@ -22,6 +22,9 @@ from vitrail.core.diffusion.noise import seeded
 from vitrail.core.diffusion.schedules import make_sigmas
 from vitrail.core.diffusion.unet import UNetConfig
 from vitrail.core.errors import ConfigError, ShapeError
+from vitrail.core.priors import Prior, PriorConfig
+from vitrail.core.priors.gpt import GPTConfig
+from vitrail.core.refine import Refiner
 from vitrail.core.samplers.run import sample as core_sample
 from vitrail.core.text.encoder import TextConfig
 from vitrail.core.types import Condition
@@ -384,6 +387,18 @@ def test_importing_the_nodes_imports_no_network_and_no_host() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["device", "current_patcher", "model_lowvram", "lowvram_patch_counter"])
+def test_the_hosts_notes_have_a_place_on_every_model(
+    name: str, vq_model: Autoencoder, diffusion: LatentDiffusion, refiner: Refiner
+) -> None:
+    """Its ModelPatcher writes them on the model that it moves."""
+    prior = Prior(PriorConfig(transformer=GPTConfig(vocab=8, block=8, width=8, depth=1, heads=1)))
+    for model in (prior, vq_model, refiner, diffusion, diffusion.network, diffusion.conditioner):
+        setattr(model, name, "noted")
+        assert getattr(model, name) == "noted"
+        delattr(model, name)
 
 
 @pytest.mark.parametrize("bottleneck", ["vq", "kl"])
