@@ -74,7 +74,7 @@ def colours(autoencoder: "Autoencoder") -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _fitted(autoencoder: "Autoencoder") -> tuple[Tensor, Tensor]:
     z = _random_cells(autoencoder)
-    weight = autoencoder.decoder.conv_in.weight
+    weight = autoencoder.decoder.conv_out.weight
     shown = autoencoder.to_rgb(autoencoder.decode(z.to(weight)).float().cpu()).clamp(-1, 1)
     target = F.avg_pool2d(shown, autoencoder.factor)
     cells = autoencoder.scale(z.float().cpu()).movedim(1, -1).flatten(0, 2)

@@ -54,7 +54,7 @@ class FirstStage(Borrowed):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.vitrail.decoder.conv_in.weight.dtype
+        return self.vitrail.decoder.conv_out.weight.dtype
 
 
 class HostVAE:

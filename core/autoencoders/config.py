@@ -1,6 +1,6 @@
 """What shapes an autoencoder, in CompVis's words."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..bottlenecks import BottleneckConfig, VQConfig
 from ..errors import ConfigError
@@ -18,14 +18,19 @@ class AutoencoderConfig:
     num_res_blocks: residual blocks a level in the encoder (the decoder has one more).
     attn_resolutions: levels, named by their size for a picture of `resolution`, that have attention.
     z_channels, embed_dim: channels before and after `quant_conv`; double_z doubles the former (mean and log variance).
-    attn_type: "vanilla", "linear" (see LinearAttnBlock), or "none": no attention anywhere, the middle included.
-    mid_attention: whether the middle has it (unless "none"). norm_groups: groups of the norms.
+    attn_type: "vanilla", "linear" (see LinearAttnBlock), or "none": no attention anywhere, the middle included;
+    decoder_attn_type: the decoder's, None for the same. mid_attention: whether the middle has it (unless "none").
+    norm_groups: groups of the norms.
     quant_conv: whether 1x1 convolutions stand around the bottleneck; without them embed_dim is z_channels.
     patch_size: pixels folded into channels along each side before the first convolution (1 in all public models).
     decoder_blocks: residual blocks a level in the decoder; None for one more than in the encoder.
     decoder_ch_mult: the decoder's multiples; None for the encoder's.
     last_activation: whether a SiLU stands before the last convolution of both networks.
     resamp_with_conv: resample by convolutions, or else by means and repetition. tanh_out: pictures end in a tanh.
+    resampling: "conv" (strided, and repeated pixels, at the width of the level before), or "bilinear": bilinear, its
+    convolution with the change of width, so that the first level is as wide as the first convolution (VQFR's first).
+    middle: whether there are the blocks of the smallest size and the decoder's first convolution; without them
+    z_channels is the width of the last level.
     latent_shift, latent_scale: scaled = (z - shift) * scale, one number for all channels or one a channel.
     palette: whether the pictures are maps of labels, a channel a label, and colours come with the model to show them.
     Raises: ConfigError where these do not go together.
@@ -55,6 +60,9 @@ class AutoencoderConfig:
     tanh_out: bool = False
     palette: bool = False
     decoder_ch_mult: tuple[int | float, ...] | None = None
+    decoder_attn_type: str | None = None
+    resampling: str = "conv"
+    middle: bool = True
 
     def __post_init__(self) -> None:
         sizes = {
@@ -79,8 +87,10 @@ class AutoencoderConfig:
             raise ConfigError(
                 f"without quant_conv embed_dim is z_channels; found {self.embed_dim} and {self.z_channels}"
             )
-        if self.attn_type not in ATTENTIONS:
-            raise ConfigError(f'attn_type is "{self.attn_type}"; expected one of {", ".join(ATTENTIONS)}')
+        for name in ("attn_type", *([] if self.decoder_attn_type is None else ["decoder_attn_type"])):
+            if getattr(self, name) not in ATTENTIONS:
+                raise ConfigError(f'{name} is "{getattr(self, name)}"; expected one of {", ".join(ATTENTIONS)}')
+        self._check_resampling()
         if (dim := getattr(self.bottleneck, "dim", self.embed_dim)) != self.embed_dim:
             raise ConfigError(f"embed_dim is {self.embed_dim}, but the codebook's vectors have {dim} numbers")
         for name in ("latent_shift", "latent_scale"):
@@ -88,6 +98,25 @@ class AutoencoderConfig:
                 raise ConfigError(
                     f"{name} has {len(getattr(self, name))} numbers; expected 1, or {self.embed_dim} (embed_dim)"
                 )
+
+    def _check_resampling(self) -> None:
+        if self.resampling not in ("conv", "bilinear"):
+            raise ConfigError(f'resampling is "{self.resampling}"; expected "conv" or "bilinear"')
+        if self.resampling == "bilinear" and (self.widths[0] != self.ch or not self.resamp_with_conv):
+            raise ConfigError(
+                f"bilinear resampling has convolutions, and a first level {self.ch} wide (ch); found {self.widths[0]}, "
+                f"resamp_with_conv {self.resamp_with_conv}"
+            )
+        if not self.middle and not self.z_channels == self.widths[-1] == self.decoder_widths[-1]:
+            raise ConfigError(
+                f"without a middle z_channels is the last level's width {self.widths[-1]}, found {self.z_channels}"
+            )
+
+    @property
+    def for_decoder(self) -> "AutoencoderConfig":
+        """The settings with the decoder's attention for both."""
+        own = self.decoder_attn_type
+        return self if own is None else replace(self, attn_type=own, decoder_attn_type=None)
 
     @property
     def factor(self) -> int:

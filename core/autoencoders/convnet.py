@@ -6,13 +6,36 @@ Source: Esser et al. 2021, appendix A, table 7; Rombach et al. 2022, appendix G.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.blocks import AttnBlock, Downsample, LinearAttnBlock, ResnetBlock, Upsample, group_norm
+from ..nn.blocks import (
+    AttnBlock,
+    BilinearDownsample,
+    BilinearUpsample,
+    Downsample,
+    LinearAttnBlock,
+    ResnetBlock,
+    Upsample,
+    group_norm,
+)
 from .config import AutoencoderConfig
 
 
 def attention(channels: int, config: AutoencoderConfig) -> nn.Module:
     """The kind of attention that a config has."""
     return LinearAttnBlock(channels) if config.attn_type == "linear" else AttnBlock(channels, config.norm_groups)
+
+
+def smaller(config: AutoencoderConfig, channels: int, below: int) -> nn.Module:
+    """What halves the size after a level; below: the width of the next one, which only a bilinear resize comes to."""
+    if config.resampling == "bilinear":
+        return BilinearDownsample(channels, below)
+    return Downsample(channels, config.resamp_with_conv)
+
+
+def larger(config: AutoencoderConfig, channels: int, above: int) -> nn.Module:
+    """What doubles the size after a level; as `smaller`."""
+    if config.resampling == "bilinear":
+        return BilinearUpsample(channels, above)
+    return Upsample(channels, config.resamp_with_conv)
 
 
 class Level(nn.Module):
@@ -57,11 +80,13 @@ class Encoder(nn.Module):
         widths = config.widths
         self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, config.ch, 3, padding=1)
         self.down = nn.ModuleList()
+        bilinear = config.resampling == "bilinear"
         for level, (inputs, outputs) in enumerate(zip((config.ch, *widths), widths, strict=False)):
-            self.down.append(Level(inputs, outputs, config.num_res_blocks, config.attends(level), config))
+            inside = outputs if bilinear else inputs
+            self.down.append(Level(inside, outputs, config.num_res_blocks, config.attends(level), config))
             if level < len(widths) - 1:
-                self.down[level].downsample = Downsample(outputs, config.resamp_with_conv)
-        self.mid = Middle(widths[-1], config)
+                self.down[level].downsample = smaller(config, outputs, widths[level + 1])
+        self.mid = Middle(widths[-1], config) if config.middle else nn.Identity()
         self.norm_out = group_norm(widths[-1], config.norm_groups)
         self.last = nn.SiLU() if config.last_activation else nn.Identity()
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels * (2 if config.double_z else 1), 3, padding=1)
@@ -83,17 +108,20 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
+        config = config.for_decoder
         self.patch_size = config.patch_size
         widths = config.decoder_widths
-        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], config)
+        self.conv_in = self.mid = nn.Identity()
+        if config.middle:
+            self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
+            self.mid = Middle(widths[-1], config)
         self.up = nn.ModuleList()
-        blocks = config.decoder_blocks or config.num_res_blocks + 1
+        blocks, bilinear = config.decoder_blocks or config.num_res_blocks + 1, config.resampling == "bilinear"
         for level, outputs in enumerate(widths):
-            inputs = widths[min(level + 1, len(widths) - 1)]
+            inputs = outputs if bilinear else widths[min(level + 1, len(widths) - 1)]
             self.up.append(Level(inputs, outputs, blocks, config.attends(level), config))
             if level > 0:
-                self.up[level].upsample = Upsample(outputs, config.resamp_with_conv)
+                self.up[level].upsample = larger(config, outputs, widths[level - 1])
         self.norm_out = group_norm(widths[0], config.norm_groups)
         self.last = nn.SiLU() if config.last_activation else nn.Identity()
         self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch_size**2, 3, padding=1)

@@ -26,7 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..nn.blocks import AttnBlock, Downsample, LinearAttnBlock, ResnetBlock, Upsample
+from ..nn.blocks import (
+    AttnBlock,
+    BilinearDownsample,
+    BilinearUpsample,
+    Downsample,
+    LinearAttnBlock,
+    ResnetBlock,
+    Upsample,
+    enlarged,
+)
 from .convnet import Decoder, Encoder, Middle
 
 T = TypeVar("T")
@@ -229,8 +238,8 @@ def _blocks(levels: Any, resampling: str) -> Iterator[nn.Module]:
             yield getattr(level, resampling)
 
 
-def _middle(middle: Middle) -> tuple[nn.Module, ...]:
-    return middle.block_1, middle.attn_1, middle.block_2
+def _middle(middle: Middle | nn.Identity) -> tuple[nn.Module, ...]:
+    return (middle.block_1, middle.attn_1, middle.block_2) if isinstance(middle, Middle) else ()
 
 
 # Blocks: each takes what the one before holds, and holds its own result.
@@ -304,6 +313,25 @@ def _upsample(layer: Upsample, x: Held, plan: Plan) -> Steps[Held]:
     return (yield from plan.hold(_conv(layer.conv, doubled) if isinstance(layer.conv, nn.Conv2d) else doubled, x))
 
 
+def _bilinear_downsample(layer: BilinearDownsample, x: Held, plan: Plan) -> Steps[Held]:
+    halved = Made(
+        x.height // 2,
+        lambda a, b: F.interpolate(x.rows(2 * a, 2 * b), scale_factor=0.5, mode="bilinear", align_corners=False),
+    )
+    return (yield from plan.hold(_conv(layer.conv, halved), x))
+
+
+def _bilinear_upsample(layer: BilinearUpsample, x: Held, plan: Plan) -> Steps[Held]:
+    inner = _conv(layer.conv, x)
+
+    def rows(a: int, b: int) -> Tensor:
+        """Each row is made of two of the convolution's; one more on either side, but at the picture's own ends."""
+        start, end = max(a // 2 - 1, 0), min((b + 1) // 2 + 1, x.height)
+        return enlarged(inner.rows(start, end))[:, :, a - 2 * start : b - 2 * start]
+
+    return (yield from plan.hold(Made(2 * x.height, rows), x))
+
+
 def _nothing(_: nn.Identity, x: Held, __: Plan) -> Steps[Held]:
     yield from ()
     return x
@@ -324,6 +352,8 @@ BLOCKS: dict[type[nn.Module], Kind] = {
     LinearAttnBlock: Kind(_linear_attention, passes=2),
     Downsample: Kind(_downsample, passes=1, scale=0.5),
     Upsample: Kind(_upsample, passes=1, scale=2),
+    BilinearDownsample: Kind(_bilinear_downsample, passes=1, scale=0.5),
+    BilinearUpsample: Kind(_bilinear_upsample, passes=1, scale=2),
     nn.Identity: Kind(_nothing, passes=0),
 }
 
@@ -331,8 +361,10 @@ BLOCKS: dict[type[nn.Module], Kind] = {
 # Layers: each makes a source of a source.
 
 
-def _conv(layer: nn.Conv2d, source: Source) -> Source:
-    """A 3x3 convolution with a border of zeros, which reaches one row further on either side."""
+def _conv(layer: nn.Conv2d | nn.Identity, source: Source) -> Source:
+    """A 3x3 convolution with a border of zeros, which reaches one row further on either side; or a copy."""
+    if isinstance(layer, nn.Identity):
+        return Made(source.height, lambda a, b: source.rows(a, b).clone())
 
     def rows(a: int, b: int) -> Tensor:
         start, end = max(a - 1, 0), min(b + 1, source.height)

@@ -93,12 +93,47 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double the size by repeating pixels, then convolve unless `conv` is false.
 
-    forward: [B, channels, H, W] -> [B, channels, 2 H, 2 W].
+    forward: [B, inputs, H, W] -> [B, outputs, 2 H, 2 W]; outputs: None for as many as inputs.
     """
 
-    def __init__(self, channels: int, conv: bool = True) -> None:
+    def __init__(self, inputs: int, conv: bool = True, outputs: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else nn.Identity()
+        self.conv = nn.Conv2d(inputs, outputs or inputs, 3, padding=1) if conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class BilinearDownsample(nn.Module):
+    """Halve the size bilinearly (the mean of each 2 x 2 pixels), then convolve to another width.
+
+    forward: [B, inputs, H, W] -> [B, outputs, H / 2, W / 2].
+    Source: Gu et al. 2022 (VQFR), as published.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False))
+
+
+class BilinearUpsample(nn.Module):
+    """Convolve to another width, then double the size bilinearly.
+
+    forward: [B, inputs, H, W] -> [B, outputs, 2 H, 2 W].
+    Source: as `BilinearDownsample`.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return enlarged(self.conv(x))
+
+
+def enlarged(x: Tensor) -> Tensor:
+    """A picture of twice the size, bilinearly: [B, C, H, W] -> [B, C, 2 H, 2 W]."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

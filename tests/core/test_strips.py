@@ -41,6 +41,18 @@ CONFIGS = {
         quant_conv=False,
         bottleneck=FSQConfig(levels=(5, 5, 5, 5)),
     ),
+    "bilinear": replace(PLAIN, ch_mult=(1, 2, 1.5), attn_resolutions=(16,), resampling="bilinear"),
+    "bilinear, no middle": replace(
+        PLAIN,
+        attn_type="none",
+        resampling="bilinear",
+        middle=False,
+        quant_conv=False,
+        z_channels=32,
+        embed_dim=32,
+        bottleneck=VQConfig(codes=16, dim=32),
+    ),
+    "attention in the decoder alone": replace(PLAIN, attn_type="none", decoder_attn_type="vanilla"),
 }
 
 
@@ -115,10 +127,11 @@ def test_half_precision_is_as_near_as_the_whole_is(dtype: torch.dtype) -> None:
     assert off(model.decode(z, strip=16).float(), exact) < 2 * off(model.decode(z).float(), exact) + 1e-3 < 0.1
 
 
-def test_the_input_is_left_alone_and_no_graph_is_kept() -> None:
-    model = made(PLAIN).requires_grad_(True)
+@pytest.mark.parametrize("name", ["vq", "bilinear, no middle"])
+def test_the_input_is_left_alone_and_no_graph_is_kept(name: str) -> None:
+    model = made(CONFIGS[name]).requires_grad_(True)
     x = noise(1, 3, 64, 16)
-    before, z = x.clone(), model.encode(x, strip=8)
+    before, z = x.clone(), model.encode(x, strip=8).contiguous(memory_format=torch.channels_last)
     kept = z.clone()
     assert not z.requires_grad and not model.decode(z, strip=8).requires_grad
     assert torch.equal(x, before) and torch.equal(z, kept)
