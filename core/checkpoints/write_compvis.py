@@ -55,7 +55,7 @@ def refuse(config: Any, allowed: set[str], layout: str) -> None:
 
 
 AUTOENCODER = {f.name for f in fields(AutoencoderConfig)} - {
-    "patch_size", "decoder_blocks", "decoder_ch_mult", "last_activation",
+    "patch_size", "decoder_blocks", "decoder_ch_mult", "last_activation", "decoder_attn_type", "resampling", "middle",
 }  # fmt: skip
 UNET = {f.name for f in fields(UNetConfig)} - {
     "patch_size", "sketch_size", "sketch_width", "norm_groups", "norm_eps", "time_shift", "sine_first",

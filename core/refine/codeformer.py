@@ -15,7 +15,7 @@ from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError, ShapeError
 from ..nn.attention import attend
 from ..nn.blocks import ResnetBlock
-from .resize import resize
+from .faces import FaceRestorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +101,8 @@ def _branch(channels: int) -> nn.Sequential:
     return nn.Sequential(first, nn.LeakyReLU(0.2), last)
 
 
-class CodeFormer(nn.Module):
-    """A picture of a face, aligned and `config.size` pixels large, restored.
-
-    Outside of tests use `picture` or `refine`, which take pictures of any size in 0..1.
-    """
-
-    scale = 1
-    discriminator = None
-    whole = True
-    """It must see a face whole, never in tiles."""
+class CodeFormer(FaceRestorer):
+    """A picture of a face, aligned and `config.size` pixels large, restored."""
 
     def __init__(self, config: CodeFormerConfig) -> None:
         super().__init__()
@@ -123,6 +115,10 @@ class CodeFormer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, codes, bias=False)
         widths = config.autoencoder.widths
         self.fuse = nn.ModuleDict({str(size): Fuse(widths[config.level(size)]) for size in config.fused})
+
+    @property
+    def face(self) -> int:
+        return self.config.size
 
     def forward(self, x: Tensor, w: float = 0.5, adain: bool = False) -> Tensor:
         """The restored picture.
@@ -160,29 +156,6 @@ class CodeFormer(nn.Module):
         for layer in self.layers:
             x = layer(x, self.position_emb)
         return self.head(self.norm(x))
-
-    @torch.no_grad()
-    def picture(self, image: Tensor, fidelity: float = 0.5) -> Tensor:
-        """A restored picture of the same size: it is brought to the size that the network takes, and back.
-
-        image: [B, 3, H, W] in 0..1. fidelity: 0..1.
-        Returns [B, 3, H, W] float32 in 0..1.
-        Raises: ConfigError for another fidelity.
-        """
-        if not 0 <= fidelity <= 1:
-            raise ConfigError(f"fidelity is {fidelity}; expected 0 (invents most) to 1 (nearest to the picture)")
-        side = self.config.size
-        x = resize(image, (side, side)).to(self.position_emb) * 2 - 1
-        made = (self(x, fidelity).float() + 1) / 2
-        return resize(made, (image.shape[2], image.shape[3])).clamp(0, 1).to(image.device)
-
-    def refine(self, image: Tensor, tile: int = 0, overlap: int = 16, fidelity: float = 0.5) -> Tensor:
-        """As `picture`; a face is restored whole, so that tiles do not apply."""
-        return self.picture(image, fidelity)
-
-    def realism(self, image: Tensor) -> Tensor:
-        """Raises: ConfigError: its files have no critic."""
-        raise ConfigError("this refiner was saved without its critic; load one that has a discriminator")
 
     def _decode(self, latent: Tensor, features: dict[str, Tensor], w: float) -> Tensor:
         decoder, sizes = self.vqgan.decoder, {self.config.level(size): str(size) for size in self.config.fused}

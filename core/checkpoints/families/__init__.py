@@ -14,6 +14,7 @@ from . import (
     taming_prior,
     text_encoders,
     vitrail,
+    vqfr,
 )
 
 _MODULES = (
@@ -29,6 +30,7 @@ _MODULES = (
     text_encoders,
     taming_prior,
     codeformer,
+    vqfr,
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for module in _MODULES for family in module.FAMILIES}

@@ -23,7 +23,9 @@ from ...config_io import from_dict, to_dict
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from ...errors import CheckpointError, ConfigError, UnsafeFile
 from ...priors.prior import Prior, PriorConfig
+from ...refine.codeformer import CodeFormer, CodeFormerConfig
 from ...refine.refiner import Refiner, RefinerParts
+from ...refine.vqfr import VQFR, VQFRConfig
 from ..family import Family, Rule, Sidecar, has_all, metadata_is
 from ..header import Header
 from ..shipped import ASSETS
@@ -41,6 +43,7 @@ class Kind:
     """One kind of model that such a file can hold.
 
     name: what the file calls it; model: the class, by name (a process can hold two copies of this package).
+    holds: what it is, one of `family.KINDS`, where its name is not one.
     config: the class of its config; describe: the config of a model as it goes into a file.
     parts: the modules in the file, by the beginning of their keys.
     skip: patterns (with `*`) of the keys that stay out of the file.
@@ -51,6 +54,7 @@ class Kind:
     config: type
     build: Callable[[Any], nn.Module]
     describe: Callable[[Any], Any] = lambda model: model.config
+    holds: str | None = None
     skip: tuple[str, ...] = ()
     parts: Callable[[Any], Mapping[str, nn.Module]] = lambda model: {"": model}
     finish: Callable[[nn.Module, Header, Callable[[Path], nn.Module]], None] | None = None
@@ -105,7 +109,7 @@ def _family(kind: Kind) -> Family:
 
     return Family(
         name=f"vitrail-{kind.name}",
-        kind=kind.name,
+        kind=kind.holds or kind.name,
         detect=OURS & Rule(lambda header: notes(header).get("kind") == kind.name),
         infer=infer,
         keys=lambda _: {**OTHERS, "{*}": "{*}"},
@@ -170,6 +174,8 @@ KINDS = (
         build=_build_refiner,
         describe=lambda model: model.parts,
     ),
+    Kind(name="codeformer", model="CodeFormer", config=CodeFormerConfig, build=CodeFormer, holds="refiner"),
+    Kind(name="vqfr", model="VQFR", config=VQFRConfig, build=VQFR, holds="refiner"),
     Kind(
         name="prior",
         model="Prior",
