@@ -104,7 +104,7 @@ class MainBranch(nn.Module):
             below = widths[level + 1] if level + 1 < len(widths) else 0
             self.warp.append(TextureWarp(width, config.features, below, groups, convolved=first and level > 0))
             if below:
-                self.up.append(BilinearUpsample(below, width) if first else Upsample(below, width))
+                self.up.append(BilinearUpsample(below, width) if first else Upsample(below, outputs=width))
                 self.block.append(ResnetBlock(2 * width, width))
 
     def forward(self, textures: list[Tensor], seen: Tensor) -> Tensor:

@@ -407,8 +407,9 @@ def test_sizes_that_do_not_go_together_are_refused(changes: dict[str, Any], mess
         ({"resampling": "nearest"}, "resampling"),
         ({"ch": 16, "ch_mult": (2, 4)}, "as|16 wide"),
         ({"z_channels": 6}, "without a middle"),
-        ({"decoder_attn_type": "linear"}, "decoder_attn_type"),
+        ({"decoder_attn_type": "square"}, "decoder_attn_type"),
         ({"attn_type": None}, "attn_type"),
+        ({"resamp_with_conv": False}, "resamp_with_conv"),
     ],
 )
 def test_an_autoencoder_of_no_such_kind_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -19,9 +19,8 @@ from ...bottlenecks import VQConfig
 from ...errors import CheckpointError
 from ...refine.vqfr import VQFR, VQFRConfig
 from ..family import Family, Sidecar, has_all, has_none
-from ..header import Header
+from ..header import Header, indices
 from ..keymap import KeyMap
-from .compvis import indices
 
 Names = dict[str, str | None]
 
@@ -130,10 +129,10 @@ def _restorer(first: bool) -> Callable[[Header, Sidecar], VQFRConfig]:
 
 
 def _cells(sidecar: Sidecar) -> int:
-    """Codes along a side, which only the options of its training say: those of the network, or all of them."""
-    where = "quantizer_opt.spatial_size"
-    said = sidecar.at(where) or sidecar.at(f"network_sr.{where}", None, SOURCE)
-    return int(said[0]) if said else CELLS
+    """Codes along a side, which only the options of its training say: all of them, or the network's."""
+    asked = ("network_sr.quantizer_opt.spatial_size", "quantizer_opt.spatial_size")
+    said = sidecar.first(asked, (CELLS, CELLS), SOURCE)
+    return int(said[0])
 
 
 def first_keys(config: AutoencoderConfig, prefix: str = "") -> Names:
