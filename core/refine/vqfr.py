@@ -37,7 +37,7 @@ class VQFRConfig:
     cells: int = 16
 
     def __post_init__(self) -> None:
-        widths, bottleneck = self.autoencoder.widths, self.autoencoder.bottleneck
+        widths, bottleneck = self.autoencoder.decoder_widths, self.autoencoder.bottleneck
         if self.features < 1 or self.cells < 1:
             raise ConfigError(f"a VQFR of {self.features} features and {self.cells} cells; expected 1 or more of each")
         if not isinstance(bottleneck, VQConfig):
@@ -98,7 +98,7 @@ class MainBranch(nn.Module):
     def __init__(self, config: VQFRConfig) -> None:
         super().__init__()
         first = config.version == 1
-        widths = config.autoencoder.widths[: len(config.groups)]
+        widths = config.autoencoder.decoder_widths[: len(config.groups)]
         self.warp, self.up, self.block = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, (width, groups) in enumerate(zip(widths, config.groups, strict=True)):
             below = widths[level + 1] if level + 1 < len(widths) else 0
@@ -132,8 +132,8 @@ class VQFR(FaceRestorer):
             self.norm = nn.LayerNorm(inside.embed_dim)
             self.head = nn.Linear(inside.embed_dim, self.vqgan.codebook_size or 0)
         if config.version == 1:
-            self.norm_out = group_norm(inside.widths[0])
-            self.conv_out = nn.Conv2d(inside.widths[0] + inside.in_channels, inside.out_channels, 3, padding=1)
+            self.norm_out = group_norm(inside.decoder_widths[0])
+            self.conv_out = nn.Conv2d(inside.decoder_widths[0] + inside.in_channels, inside.out_channels, 3, padding=1)
 
     @property
     def face(self) -> int:
