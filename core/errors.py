@@ -5,7 +5,12 @@ LONGEST = 4000
 
 
 class VitrailError(Exception):
-    """Anything that Vitrail itself refuses."""
+    """Anything that Vitrail itself refuses; its message is one line, whatever stands in the file or text refused."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(VitrailError, ValueError):
@@ -21,12 +26,7 @@ class WorkflowError(VitrailError):
 
 
 class CheckpointError(VitrailError):
-    """A file of weights that cannot be opened; its message is one line, whatever names stand in the file."""
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A file of weights that cannot be opened."""
 
 
 class UnknownFamily(CheckpointError):

@@ -43,11 +43,11 @@ def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every value is a number: by its sum, which NaN and infinity spoil, looked into where it overflows.
+    """Whether float32 holds every value: by their sum, which NaN and infinity spoil, looked into where it overflows.
 
     The sum is in the tensor's own dtype: torch adds halves in float32 eight times as fast as it casts them to it.
     """
     if not tensor.is_floating_point():
         return True
-    wide = tensor.float() if tensor.element_size() == 1 else tensor
+    wide = tensor.float() if tensor.element_size() in (1, 8) else tensor
     return isfinite(wide.sum().item()) or bool(wide.isfinite().all())

@@ -88,7 +88,7 @@ def _check_out(path: Path, out: Path, to: str) -> None:
             raise ConfigError(f"{out} is there already; expected a new folder")
     elif out.suffix.lower() not in (".safetensors", ".sft") or out.is_dir():
         raise ConfigError(f"{out.name} is no name for the result; expected one that ends in .safetensors")
-    if out.resolve() == path.resolve():
+    if os.path.realpath(out) == os.path.realpath(path):
         raise ConfigError(f"{out} is the file to convert itself; give another name")
 
 

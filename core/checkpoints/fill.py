@@ -1,6 +1,7 @@
 """Building a model without memory for its weights, and giving it those of a file, every key and number checked."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from .family import Family
 from .header import Header
 from .keymap import translate
 
-SHOWN = 8
+LISTED, LONGEST_NAME = 900, 200
+"""Characters that a message gives to a list of names, and to one name."""
+
 PIECES, SMALL = 8, 1 << 26
 """Pieces that a file is read in, and the bytes below which it is not cut further."""
 
@@ -132,18 +135,24 @@ def expected_keys(family: Family, model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_keys(header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor]) -> None:
-    """KeyMismatch with every key that is missing, left over or of another shape."""
-    found = {new: header.shape(old) for old, new in names.items()}
-    wrong = [
-        f"{name} {found[name]} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name] != tuple(tensor.shape)
-    ]
+    """KeyMismatch with every key that is missing, left over or of another shape or kind of number."""
+    found = {new: header.tensors[old] for old, new in names.items()}
+    shared = [(name, tensor, found[name]) for name, tensor in expected.items() if name in found]
+    wrong = [f"{n} {i.shape} instead of {tuple(t.shape)}" for n, t, i in shared if i.shape != tuple(t.shape)]
+    odd = [f"{n} {i.dtype} instead of {t.dtype}" for n, t, i in shared if not _holds(i.dtype, t.dtype)]
     missing = [name for name in expected if name not in found]
     extra = [old for old, new in names.items() if new not in expected]
-    report = [listed("keys missing", missing), listed("keys left over", extra), listed("keys of another shape", wrong)]
-    if report := "; ".join(filter(None, report)):
-        raise KeyMismatch(f"{header.path.name} does not fit the model that its config names: {report}")
+    lists = {"missing": missing, "left over": extra, "of another shape": wrong, "of another kind": odd}
+    if report := "; ".join(listed(f"keys {what}", keys) for what, keys in lists.items() if keys):
+        raise KeyMismatch(
+            f"{header.path.name} does not fit the model that its config names: {report}. "
+            "Is the file whole, and the config beside it its own?"
+        )
+
+
+def _holds(found: torch.dtype, expected: torch.dtype) -> bool:
+    """Whether numbers of one kind can stand for another: weights are no whole numbers, and nothing is complex."""
+    return found.is_floating_point or not (found.is_complex or expected.is_floating_point)
 
 
 def check_finite(header: Header, tensors: Mapping[str, Tensor]) -> None:
@@ -161,7 +170,9 @@ def refuse_broken(header: Header, broken: list[str]) -> None:
 
 
 def listed(what: str, names: Iterable[str]) -> str:
-    """ "2 keys missing: a, b", or nothing where there are none."""
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}" if names else ""
+    """ "2 keys missing: a, b", all of them as far as a message holds; nothing where there are none."""
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
+    lengths = accumulate(len(name) + 2 for name in names)
+    shown = max(1, sum(1 for length in lengths if length <= LISTED))
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} {what}: {', '.join(names[:shown])}{more}" if names else ""

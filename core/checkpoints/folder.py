@@ -22,8 +22,8 @@ from .plain_file import open_regular
 Open = Callable[[Path], Header]
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
-LARGEST = 64_000_000
-"""Bytes of a config or an index."""
+LARGEST, LONGEST = 8_000_000, 255
+"""Bytes of a config or an index, characters of a name in it."""
 
 NAMED = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(\.[a-z0-9_]+)?\.(safetensors|bin)(\.index(?:\.[a-z0-9_]+)?\.json)?"
@@ -144,14 +144,16 @@ def _combined(path: Path, parts: list[tuple[str, Header]]) -> Header:
 def _check_inside(path: Path, name: str) -> None:
     """UnsafeFile unless a name that a file gives is that of something in its own folder."""
     bare = name not in ("", ".", "..") and PurePosixPath(name).name == name and PureWindowsPath(name).name == name
-    if not bare:
-        raise UnsafeFile(f"{path.name} points to {name!r}; expected a name inside its own folder {path.parent.name}")
+    if not bare or len(name) > LONGEST or not name.isprintable():
+        raise UnsafeFile(
+            f"{path.name} points to {name[:LONGEST]!r}; expected a name inside its own folder {path.parent.name}"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path, LARGEST) as file:
-            found = json.loads(file.read().decode("utf-8"))
+            found = json.loads(file.read().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path.parent.name}/{path.name} cannot be read as JSON: {reason}") from None

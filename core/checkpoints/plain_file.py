@@ -16,7 +16,7 @@ def check_regular(path: Path) -> int:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be found: {getattr(error, 'strerror', None) or error}") from None
+        raise CheckpointError(f"{shown(path)} cannot be found: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(found.st_mode):
         raise CheckpointError(f"{path} is a folder; expected a file of weights")
     if not stat.S_ISREG(found.st_mode):
@@ -32,3 +32,8 @@ def open_regular(path: Path, largest: int) -> BinaryIO:
     if found.st_size > largest:
         raise OSError(f"it has {found.st_size} bytes; at most {largest} are read")
     return path.open("rb")
+
+
+def shown(path: Path) -> str:
+    """A path for a message; of one that is too long to read, its end."""
+    return text if len(text := str(path)) <= 300 else f"...{text[-300:]}"

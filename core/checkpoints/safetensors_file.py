@@ -18,8 +18,11 @@ from ..errors import CheckpointError, UnsafeFile
 from .header import Header, TensorInfo
 from .replacing import replacing
 
-LIMIT = 100_000_000
-"""Bytes of header that the format allows."""
+LIMIT = 16_000_000
+"""Bytes of header that are read, room for 100,000 tensors; the format allows six times as many."""
+
+SIDES, LARGEST = 32, 1 << 48
+"""Sides of a tensor, and numbers or bytes along one: their product is reckoned with before anything else checks it."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -56,7 +59,10 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > LIMIT:
-            raise UnsafeFile(f"{path.name} claims a header of {length} bytes; at most {LIMIT} are allowed")
+            raise UnsafeFile(
+                f"{path.name} claims a header of {length} bytes; at most {LIMIT} are read, models take far less: it is "
+                "damaged or no safetensors file"
+            )
         if 8 + length > size:
             raise CheckpointError(f"{path.name} is cut short: {size} bytes, its header alone {8 + length}. {AGAIN}")
         entries = _parse(path, file.read(length))
@@ -80,7 +86,7 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             found = set(file.keys())
             return {name: file.get_tensor(name) for name in (found if names is None else found.intersection(names))}
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} cannot be read as safetensors: {error}") from error
 
 
@@ -112,10 +118,11 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise UnsafeFile(f"{path.name}: the header's entry of {name} lacks dtype, shape or data_offsets")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if entry["dtype"] not in DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise CheckpointError(f"{path.name}: {name} is of dtype {entry['dtype']!r}; known are {', '.join(DTYPES)}")
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
-        raise UnsafeFile(f"{path.name}: {name} has shape {shape} and offsets {offsets}; expected sizes of 0 or more")
+        found = f"shape {shape!s:.80} and offsets {offsets!s:.80}"
+        raise UnsafeFile(f"{path.name}: {name} has {found}; expected sizes of 0 or more: the header lies")
     length = offsets[1] - offsets[0]
     if length != prod(shape) * DTYPES[entry["dtype"]].itemsize:
         raise UnsafeFile(
@@ -125,7 +132,11 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
 
 
 def _sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return (
+        isinstance(values, list)
+        and len(values) <= SIDES
+        and all(type(value) is int and 0 <= value <= LARGEST for value in values)
+    )
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int]], size: int) -> None:

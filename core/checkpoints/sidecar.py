@@ -88,7 +88,7 @@ def read_sidecar(path: Path, config: Mapping[str, Any] | PathLike | None) -> Sid
         return Sidecar()
     try:
         with open_regular(chosen, yaml_subset.LIMIT) as file:
-            text = file.read().decode("utf-8")
+            text = file.read().decode("utf-8-sig")
         found = json.loads(text) if chosen.suffix.lower() == ".json" else yaml_subset.parse(text)
     except (OSError, ValueError, RecursionError) as error:
         kind = "JSON" if chosen.suffix.lower() == ".json" else "YAML"
@@ -108,7 +108,7 @@ def beside(path: Path) -> Path | None:
     """
     folder = path.parent
     dated = sorted(folder.glob(f"?*{PROJECT}"))
-    own = _first(path.with_suffix(ending) for ending in ENDINGS)
+    own = _first(path.with_suffix(ending) for ending in ENDINGS if path.suffix != ending)
     general = _first([path.with_name(f"config{ending}") for ending in ENDINGS] + dated[-1:])
     if general and not (path.stem.lower() in NAMELESS or is_named_weights(path) or _alone(path)):
         general = None

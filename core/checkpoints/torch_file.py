@@ -1,52 +1,30 @@
 """torch.save files, opened without running anything that they name."""
 
+import io
 import pickle
 import re
 import tarfile
-import zipfile
+import warnings
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnsafeFile
 from .ema import PREFIX
 from .header import parallel_prefix
+from .pickle_scan import AGAIN, TRUST, Scan, scan
+from .placeholders import PLACEHOLDERS, Arguments, is_known, plain_values
+from .zip_file import check_archive
 
-ZIP, PICKLE = b"PK\x03\x04", b"\x80\x02"
-
-LIGHTNING = (
-    "callbacks.model_checkpoint.ModelCheckpoint",
-    "callbacks.early_stopping.EarlyStopping",
-    "callbacks.lr_monitor.LearningRateMonitor",
-    "callbacks.timer.Timer",
-    "callbacks.stochastic_weight_avg.StochasticWeightAveraging",
-    "utilities.parsing.AttributeDict",
-)
-SETTINGS = ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata")
-NODES = ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "Path", "String")
-
-TRAINING_CLASSES = (
-    *(f"{package}.{name}" for package in ("pytorch_lightning", "lightning.pytorch") for name in LIGHTNING),
-    "lightning_fabric.utilities.data.AttributeDict",
-    "lightning.fabric.utilities.data.AttributeDict",
-    *(f"omegaconf.{name}" for name in SETTINGS),
-    *(f"omegaconf.nodes.{kind}Node" for kind in NODES),
-)
-"""What public checkpoints pickle beside weights; each becomes an inert placeholder, none is imported or called."""
-
-ARGUMENTS = "argparse.Namespace"
-
-PLAIN_CLASSES = (
-    "collections.defaultdict",
-    "typing.Any",
-    *(f"builtins.{kind}" for kind in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple")),
-)
-"""Python's own that trainers' settings are, or name as their types: placeholders too, though harmless."""
+ZIP, PICKLES = b"PK\x03\x04", tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+MAGIC, PICKLES_AFTER = 0x1950A86A20F9469CFC6C, 4
+"""The number that a file of several pickles begins with, and how many come after it: the last but one has the weights.
+Source: github.com/pytorch/pytorch, torch/serialization.py, _legacy_save."""
 
 AVERAGED = ("params_ema", "params-ema", "ema")
 WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net", "ema")
@@ -55,45 +33,12 @@ WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_
 What stands under "ema" beside plain weights goes by the names of `ema.py`.
 """
 
+UNREAD = {"torch._utils._rebuild_qtensor": "quantised", "torch._utils._rebuild_nested_tensor": "nested"}
+"""What makes tensors of no use here."""
 
-class Placeholder:
-    """Stands for an object of a class that is not there: takes any arguments and state, keeps and does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> "Placeholder":
-        return object.__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class Arguments(Placeholder):
-    """Stands for the arguments of a trainer's command line: keeps those that are text, numbers, yes or no."""
-
-    values: Mapping[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.values = plain_values(state)
-
-
-def plain_values(settings: Any) -> dict[str, Any]:
-    """What is text, a number, yes or no in a mapping by names; nothing of anything else."""
-    items = settings.items() if isinstance(settings, Mapping) else ()
-    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, str | int | float)}
-
-
-def placeholder(name: str, kind: type[Placeholder] = Placeholder) -> type[Placeholder]:
-    """An empty class that goes by a dotted name, as torch's loader looks classes up."""
-    module, _, short = name.rpartition(".")
-    return type(short, (kind,), {"__module__": module, "__qualname__": short})
-
-
-PLACEHOLDERS: list[Any] = [
-    placeholder(ARGUMENTS, Arguments),
-    *(placeholder(name) for name in TRAINING_CLASSES + PLAIN_CLASSES),
-]
+PLAIN_TENSORS = (Tensor, nn.Parameter)
+NEWEST, DEEPEST, SHARED = 3, 40, 8
+"""Pickle protocols that torch's loader reads, wrappers that are looked into, times that a number may be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +52,7 @@ class Contents:
 
 def looks_like_torch(start: bytes) -> bool:
     """Whether the first bytes are those of a zip archive or of a pickle."""
-    return start.startswith((ZIP, PICKLE))
+    return start.startswith((ZIP, *PICKLES))
 
 
 def is_zipped(path: Path) -> bool:
@@ -123,38 +68,93 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
 
 
 def read(path: Path, *, device: str = "cpu") -> Contents:
-    """What a torch.save file holds; with device "meta" only shapes and dtypes of its tensors.
+    """What a torch.save file holds; with device "meta" only shapes and dtypes of its tensors: that comes first.
 
     Raises: UnsafeFile for a file that names a class or function other than the known training classes, that is a
     program (TorchScript), that is compressed, or whose tensors claim more than it holds; CheckpointError for a broken
     one.
     """
-    if zipped := is_zipped(path):
-        _check_archive(path)
-    elif tarfile.is_tarfile(path):
-        raise UnsafeFile(f"{path.name} is a tar archive, as torch wrote them before 0.4; expected a newer file")
-    loaded = _load(path, device, zipped)
-    found = _contents(loaded)
+    zipped = is_zipped(path)
+    if device == "meta":
+        _check_zipped(path) if zipped else _check_pickles(path)
+    found = _contents(_load(path, device, zipped), set())
     if not found.tensors:
         raise CheckpointError(
             f"{path.name} holds no tensors by name; expected a state dict, bare or under one of {', '.join(WRAPPERS)}"
         )
-    size = path.stat().st_size
-    for name, tensor in found.tensors.items():
-        _check_extent(path, name, tensor, size)
-    return found
+    _check_extents(path, found.tensors, device)
+    return replace(found, tensors={name: Tensor.detach(tensor) for name, tensor in found.tensors.items()})
+
+
+def _check_zipped(path: Path) -> None:
+    """An archive's storages claim no more than its records hold."""
+    text, sizes = check_archive(path)
+    found = _scan(path, io.BytesIO(text))
+    _check_contents(path, found)
+    for key, claimed in found.storages.items():
+        if key not in sizes:
+            raise CheckpointError(f"{path.name} is cut short or broken, it lacks the weights data/{key}: {AGAIN}")
+        if claimed > sizes[key]:
+            raise UnsafeFile(f"{path.name} claims {claimed} bytes of weights in data/{key}, where {sizes[key]} are")
+
+
+def _check_pickles(path: Path) -> None:
+    """A file of pickles, as torch wrote them before 1.6: its storages claim no more than it holds, and all are filled.
+
+    magic number, version, system; the weights' places; the keys of the storages that follow.
+    """
+    if tarfile.is_tarfile(path):
+        raise UnsafeFile(f"{path.name} is a tar archive, as torch wrote them before 0.4; expected a newer file")
+    with path.open("rb") as file:
+        first = _scan(path, file)
+        if first.value != MAGIC:
+            raise CheckpointError(
+                f"{path.name} is a plain pickle, not a file of torch.save's; expected safetensors or a torch file. "
+                f"{TRUST}"
+            )
+        *_, found, keys = [_scan(path, file) for _ in range(PICKLES_AFTER)]
+    _check_contents(path, found)
+    if (claimed := sum(found.storages.values())) > path.stat().st_size:
+        raise UnsafeFile(f"{path.name} claims {claimed} bytes of weights, more than the file holds")
+    if unfilled := set(found.storages) - keys.texts:
+        raise UnsafeFile(f"{path.name} has no numbers for {len(unfilled)} of its weights: its list of them lies")
+
+
+def _scan(path: Path, stream: IO[bytes]) -> Scan:
+    try:
+        return scan(stream, is_known)
+    except CheckpointError as error:
+        raise type(error)(f"{path.name} {error}") from None
+
+
+def _check_contents(path: Path, found: Scan) -> None:
+    """Refuse what torch's loader does not read, in words."""
+    for name, kind in UNREAD.items():
+        if name in found.names:
+            raise CheckpointError(f"{path.name} holds {kind} tensors; expected plain dense ones: save it again so")
+    if found.protocol > NEWEST:
+        raise CheckpointError(
+            f"{path.name} is pickled with protocol {found.protocol}, of which torch reads no weights safely; expected "
+            "2, as torch.save writes by itself: save it again so, or as safetensors"
+        )
 
 
 def _load(path: Path, device: str, zipped: bool) -> Any:
     try:
-        mapped = zipped and device != "meta" and path.suffix != ".safetensors"  # torch goes by that ending
-        with _known_classes(), path.open("rb") as file:
+        mapped = zipped and device != "meta" and _can_be_mapped(path)
+        with warnings.catch_warnings(), _known_classes(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
             return torch.load(path if mapped else file, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from None
     except Exception as error:  # a damaged pickle makes torch's loader raise anything at all
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path.name} is no whole torch file: {reason}") from None
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether torch's loader takes the path itself: it goes by the ending .safetensors, and reads names as UTF-8."""
+    return path.suffix != ".safetensors" and str(path).isprintable()
 
 
 def _known_classes() -> AbstractContextManager[Any]:
@@ -170,49 +170,36 @@ def _refused(path: Path, message: str) -> CheckpointError:
     """The loader's message in one line that names the global it refused."""
     if found := re.search(r"GLOBAL (\S+)", message):
         return UnsafeFile(
-            f"{path.name} names {found[1]}, which is not among the known training classes, so it was not opened: "
-            "loading it could run code. Convert it to safetensors where you trust it"
+            f"{path.name} names {found[1]}, which torch does not take for weights, so it was not opened: loading it "
+            f"could run code. {TRUST}"
         )
-    if "TorchScript" in message:
-        return UnsafeFile(f"{path.name} is a TorchScript program, not weights; expected a state dict")
-    line = next((line for line in message.splitlines() if "WeightsUnpickler error" in line), message.split("\n")[0])
-    return UnsafeFile(f"{path.name} holds more than weights: {line.strip().removeprefix('WeightsUnpickler error: ')}")
+    reason = " ".join(message.partition("WeightsUnpickler error:")[2].partition("Check the doc")[0].split())
+    reason = reason or message.partition("\n")[0]
+    return UnsafeFile(f"{path.name} holds more than weights: {reason[:200]}. {TRUST}")
 
 
-def _check_archive(path: Path) -> None:
-    """An archive of torch's stores its records as they are, and none of them claims more than the file holds."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise CheckpointError(f"{path.name} is cut short or broken ({error}): fetch the file again") from None
-    names = {record.filename.rpartition("/")[2] for record in records}
-    if "constants.pkl" in names:
-        raise UnsafeFile(f"{path.name} is a TorchScript program, not weights; expected a state dict")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise UnsafeFile(f"{path.name} is a compressed archive, which torch.save does not write: unpack it first")
-    if sum(record.file_size for record in records) > path.stat().st_size:
-        raise UnsafeFile(f"{path.name} claims records larger than itself: its directory lies")
-    if "data.pkl" not in names:
-        raise CheckpointError(f"{path.name} is a zip archive but none of torch's: it has no data.pkl")
+def _contents(loaded: Any, seen: set[int]) -> Contents:
+    """The tensors of a state dict, whether bare or wrapped as training code does, some wrappers deep.
 
-
-def _contents(loaded: Any) -> Contents:
-    """The tensors of a state dict, whether bare or wrapped as training code does."""
-    if not isinstance(loaded, Mapping):
+    A pickle can put what it likes in the place of a dictionary's methods, so those are the class's own; and a
+    dictionary into itself, so none is looked into twice. seen: the ids of those that were.
+    """
+    if not isinstance(loaded, dict) or id(loaded) in seen or len(seen) > DEEPEST:
         return Contents()
+    seen.add(id(loaded))
     for wrapper in WRAPPERS:
-        if isinstance(inner := loaded.get(wrapper), Mapping) and (tensors := _contents(inner).tensors):
-            averages = {} if wrapper in AVERAGED else _averages(loaded.get("ema"), tensors)
-            return Contents(tensors={**tensors, **averages}, wrapper=wrapper, settings=_settings(loaded.get("args")))
-    tensors = {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors := _contents(dict.get(loaded, wrapper), seen).tensors:
+            averages = {} if wrapper in AVERAGED else _averages(dict.get(loaded, "ema"), tensors, seen)
+            settings = _settings(dict.get(loaded, "args"))
+            return Contents(tensors={**tensors, **averages}, wrapper=wrapper, settings=settings)
+    tensors = {k: v for k, v in dict.items(loaded) if isinstance(k, str) and isinstance(v, Tensor)}
     prefix = parallel_prefix(tensors)
     return Contents(tensors={name[len(prefix) :]: tensor for name, tensor in tensors.items()})
 
 
-def _averages(loaded: Any, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _averages(loaded: Any, plain: Mapping[str, Tensor], seen: set[int]) -> dict[str, Tensor]:
     """Averages of weights, by the names that CompVis gives them."""
-    found = _contents(loaded).tensors
+    found = _contents(loaded, seen).tensors
     return {PREFIX + name.replace(".", ""): tensor for name, tensor in found.items() if name in plain}
 
 
@@ -220,8 +207,26 @@ def _settings(arguments: Any) -> Mapping[str, Any]:
     return arguments.values if isinstance(arguments, Arguments) else plain_values(arguments)
 
 
-def _check_extent(path: Path, name: str, tensor: Tensor, size: int) -> None:
-    """A tensor of strides 0 or of a lying shape can claim any size: only what the file holds counts."""
-    claimed = tensor.numel() * tensor.element_size()
-    if tensor.layout != torch.strided or claimed > min(size, tensor.untyped_storage().nbytes()):
-        raise UnsafeFile(f"{path.name}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
+def _check_extents(path: Path, tensors: Mapping[str, Tensor], device: str) -> None:
+    """Tensors of strides 0, of a lying shape or over one another claim any size: only what the file holds counts."""
+    size, total = path.stat().st_size, 0
+    for name, tensor in tensors.items():
+        if odd := _oddity(tensor, device):
+            raise CheckpointError(f"{path.name}: {name} is {odd}; expected a plain dense tensor: save it again as one")
+        claimed = tensor.numel() * tensor.element_size()
+        total += claimed
+        if claimed > min(size, tensor.untyped_storage().nbytes()):
+            raise UnsafeFile(f"{path.name}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
+    if total > SHARED * size:
+        raise UnsafeFile(f"{path.name} claims {total} bytes of weights that lie over each other in {size}")
+
+
+def _oddity(tensor: Tensor, device: str) -> str | None:
+    """What keeps a tensor from being plain numbers in memory."""
+    if type(tensor) not in PLAIN_TENSORS:
+        return f"of the class {type(tensor).__name__}"
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout})"
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else f"quantised ({tensor.dtype})"
+    return None if tensor.device.type == device else f"on the device {tensor.device}, without its numbers"

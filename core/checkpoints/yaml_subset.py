@@ -6,6 +6,7 @@ Source: YAML 1.2.2, yaml.org/spec/1.2.2; numbers such as 1e-6 are numbers, as Om
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"")
 _KEY = re.compile(rf"({_QUOTED.pattern}|[^\s'\"\[\]{{}}#,&*!|>%@`-][^#]*?|-[^\s#][^#]*?):(?:\s+(.*)|)", re.DOTALL)
+_SIGNS = re.compile(r"\\.|['\"\[\]{}]")
 _PLAIN_IN_FLOW = re.compile(r"(?:[^,\[\]{}:]|:(?=[^\s,\[\]{}]))+")
 
 
@@ -76,11 +78,24 @@ def _line(number: int, raw: str) -> _Line | None:
 def _uncommented(text: str) -> str:
     if "#" not in text:
         return text
-    quoted = [found.span() for found in _QUOTED.finditer(text)]
+    quoted = list(_quoted_spans(text))
     for found in re.finditer(r"(?:^|(?<=\s))#", text):
         if not any(start < found.start() < end for start, end in quoted):
             return text[: found.start()]
     return text
+
+
+def _quoted_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where quoted scalars stand. A quote that nothing closes is plain, and so are all of its kind after it."""
+    end, plain = 0, ""
+    for quote in re.finditer("['\"]", text):
+        if quote.start() < end or quote[0] in plain:
+            continue
+        if found := _QUOTED.match(text, quote.start()):
+            end = found.end()
+            yield found.span()
+        else:
+            plain += quote[0]
 
 
 def _wrong(line: _Line, what: str) -> ConfigError:
@@ -145,22 +160,38 @@ class _Blocks:
     def _scalar(self, text: str, indent: int, depth: int) -> Any:
         """A value that starts on this line and goes on over deeper ones."""
         first = self.lines[self.at]
-        parts = [text]
+        parts, left = [text], _Left(text)
         self.at += 1
-        while (line := self.line) and line.indent > indent and not (_whole(text, parts) and _KEY.fullmatch(line.text)):
+        while (line := self.line) and line.indent > indent and (left.open or not _KEY.fullmatch(line.text)):
             parts.append(line.text)
+            left.read(line.text)
             self.at += 1
             if len(parts) > LONGEST:
                 raise _wrong(first, f"goes on over more than {LONGEST} lines")
         return _Flow(" ".join(parts), first, depth).value()
 
 
-def _whole(text: str, parts: list[str]) -> bool:
-    """Whether no quote and no bracket is left open."""
-    if text[0] not in "'\"[{":
-        return True
-    bare = _QUOTED.sub("", " ".join(parts))
-    return not set("'\"") & set(bare) and sum(map(bare.count, "[{")) <= sum(map(bare.count, "]}"))
+class _Left:
+    """Whether a value that begins with a quote or a bracket has left one open, after the lines read so far."""
+
+    def __init__(self, text: str) -> None:
+        self.quote, self.depth, self.plain = "", 0, text[0] not in "'\"[{"
+        self.read(text)
+
+    @property
+    def open(self) -> bool:
+        return not self.plain and (bool(self.quote) or self.depth > 0)
+
+    def read(self, text: str) -> None:
+        """One more line; quotes and brackets count outside of quoted text only."""
+        for sign in () if self.plain else _SIGNS.findall(text):
+            sign = sign if self.quote == '"' else sign[-1]  # a backslash means nothing elsewhere
+            if self.quote:
+                self.quote = "" if sign == self.quote else self.quote
+            elif sign in "'\"":
+                self.quote = sign
+            else:
+                self.depth += {"[": 1, "{": 1}.get(sign, 0) - {"]": 1, "}": 1}.get(sign, 0)
 
 
 def _is_item(text: str) -> bool:

@@ -104,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def survives(path: Path) -> bool:
     """Whether a file still opens; anything but our error, in one line, goes through to the test."""
-    started = time.perf_counter()
+    started = time.process_time()
     opened = True
     for step in (describe, verify, load):
         try:
@@ -112,7 +112,7 @@ def survives(path: Path) -> bool:
         except VitrailError as error:
             assert "\n" not in str(error)
             opened = False
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     return opened
 
 
@@ -299,10 +299,10 @@ def test_odd_configs_beside_public_files(data: st.DataObject, value: Any, good: 
     holder[name] = value
     for kind in ("ldm.safetensors", "prior.safetensors"):
         (folder / kind).write_bytes(good[kind])
-        started = time.perf_counter()
+        started = time.process_time()
         with suppress(VitrailError):
             load(folder / kind, config=said)
-        assert time.perf_counter() - started < SECONDS
+        assert time.process_time() - started < SECONDS
 
 
 def test_huge_numbers_ask_for_no_memory(good: dict[str, bytes], folder: Path) -> None:
