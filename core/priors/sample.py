@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..errors import ConfigError, ShapeError
@@ -114,25 +115,32 @@ def _cached(prior: Prior, told: Tensor, known: Tensor, new: Tensor, choose: Choo
 def _windowed(
     prior: Prior, told: Tensor, known: Tensor, new: Tensor, size: tuple[int, int], choose: Choose
 ) -> Iterator[Tensor]:
-    """Place after place, each seen from a window around it, with the condition of the window."""
+    """Place after place, each seen from a window around it, with the condition of the window.
+
+    A picture that is narrower than the window is written as wide as it, and one that is lower is told as high, the
+    condition going on as at its edge: a token's place in the window is its number, which must mean what it has learnt.
+    """
     if prior.config.permuted:
         raise ConfigError(f"this prior writes {prior.config.permuted} codes in its own order: other sizes do not fit")
     (height, width), batch = size, len(known)
     spread = isinstance(prior.config.condition, CoordinateConfig | PictureConfig) and told.shape[1] == height * width
     side = prior.window(0 if spread else told.shape[1])
-    filled = known.clone().view(batch, height, width)
-    about = told.view(batch, height, width) if spread else None
-    fresh = new.view(batch, height, width)
+    below, beside = max(side - height, 0) if spread else 0, max(side - width, 0)
+    edge = (0, beside, 0, below)
+    filled = F.pad(known.view(batch, height, width), edge)
+    fresh = F.pad(new.view(batch, height, width), edge, value=True)
+    about = F.pad(told.view(batch, height, width).float(), edge, mode="replicate").long() if spread else None
     for row in range(height):
-        for column in range(width):
+        for column in range(width + beside):
             if fresh[:, row, column].any():
-                rows, columns = span(row, side, height), span(column, side, width)
+                rows, columns = span(row, side, height + below), span(column, side, width + beside)
                 before = told if about is None else about[:, rows, columns].flatten(1)
                 seen = filled[:, rows, columns].flatten(1)
                 place = (row - rows.start) * (columns.stop - columns.start) + column - columns.start
                 scores = prior.transformer(torch.cat([before, seen[:, :place]], dim=1))[:, -1]
                 filled[:, row, column] = choose(scores, filled[:, row, column], fresh[:, row, column])
-            yield filled.view(batch, -1)
+            if column < width:
+                yield filled[:, :height, :width].flatten(1)
 
 
 def span(place: int, side: int, whole: int) -> slice:

@@ -256,6 +256,21 @@ def test_every_window_is_told_its_own_part_of_the_condition() -> None:
     assert torch.equal(finished(model, (high, wide), [0, 1], condition=codes, temperature=0), written)
 
 
+@pytest.mark.parametrize("size", [(3, 9), (9, 3), (2, 15)])
+def test_a_picture_smaller_than_the_window_is_part_of_one_that_is_not(size: tuple[int, int]) -> None:
+    """So that places in the window mean what they meant in training."""
+    model, (high, wide) = told_a_picture(6), size
+    codes = torch.randint(20, (2, *size), generator=Generator().manual_seed(2))
+    below, beside = max(4 - high, 0), max(4 - wide, 0)
+    larger = torch.cat([codes, codes[:, -1:].expand(-1, below, -1)], dim=1)
+    larger = torch.cat([larger, larger[:, :, -1:].expand(-1, -1, beside)], dim=2)
+    found = finished(model, size, [0, 1], condition=codes, top_k=3)
+    whole = finished(model, tuple(larger.shape[1:]), [0, 1], condition=larger, top_k=3)
+    assert torch.equal(found[:, :, :wide], whole[:, :high, :wide])
+    kept = finished(model, size, [0, 1], condition=codes, codes=found, mask=torch.zeros(1, *size, dtype=torch.bool))
+    assert torch.equal(kept, found)
+
+
 def test_one_condition_is_told_to_all_of_a_batch() -> None:
     model, codes = told_a_picture(6), torch.randint(20, (3, 3, 4), generator=Generator().manual_seed(1))
     all_alike = finished(model, (3, 4), [0, 1], condition=codes[:1], temperature=0)
