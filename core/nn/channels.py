@@ -67,7 +67,8 @@ def from_rgb(x: Tensor, channels: int, palette: Palette | None = None) -> Tensor
     Raises: ShapeError for grey levels or colours that stand for no label.
     """
     if holds_labels(channels, palette):
-        return F.one_hot(labels_of(x, channels, palette), channels).movedim(-1, 1).to(x.dtype)
+        labels = labels_of(x, channels, palette)
+        return x.new_zeros(len(x), channels, *x.shape[2:]).scatter_(1, labels[:, None], 1)
     if channels == GREY:
         return torch.einsum("bchw,c->bhw", x, x.new_tensor(LUMINANCE))[:, None]
     return F.pad(x, (0, 0, 0, 0, 0, channels - RGB), value=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,14 @@ def test_running_out_of_memory_is_said(pictures: Pictures) -> None:
     model.discriminator = Full()
     with pytest.raises(VitrailError, match="memory ran out for a picture of 24 x 16 pixels"):
         judge(pictures(1, 16, 24), model)
+
+
+def test_the_critic_of_a_depth_model_sees_grey(depth_model: Autoencoder, pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    critic = build_critic(PatchGANConfig(in_channels=1, ndf=4, n_layers=2)).eval().requires_grad_(False)
+    model = copy(depth_model)
+    model.discriminator = critic
+    grey = pictures(2, channels=1)
+    logits = critic(grey.movedim(-1, 1) * 2 - 1)
+    expected = F.interpolate(logits.sigmoid(), size=(32, 32), mode="bilinear")[:, 0]
+    torch.testing.assert_close(judge(grey.repeat(1, 1, 1, 3), model)[0], expected)
