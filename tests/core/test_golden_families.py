@@ -429,6 +429,15 @@ equal. CPU, float32.
 |---|---|---|---|
 """
 
+FOOT = """
+VQFR has no stored case: the published code (with torchvision's deformable convolution) was run on tiny models of 14
+configs, 6 of the first version and 8 of the second, and their pictures at fidelity 0, 0.4 and 1, those of the decoder
+alone and those of the VQGANs were compared: the largest difference is 2.7e-6, of numbers up to 1.9. Numbers of six more
+configs stand in `tests/core/test_vqfr.py`. At the published sizes, with random weights and 512 x 512 pixels, the first
+version differs by 2.1e-6, the second by 3.3e-5: from the same network in float64 it is 2.5e-6 off, the published code
+3.2e-5.
+"""
+
 
 def table() -> str:
     """The page of measurements."""
@@ -436,7 +445,7 @@ def table() -> str:
     for name, outputs in CASES.items():
         found = measured(name)
         rows.append(f"| {TITLES[outputs]} | {name} | {len(found)} | {max(found.values()):.2f} |")
-    return HEAD + "\n".join(rows) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + FOOT
 
 
 def test_the_page_names_every_case() -> None:
