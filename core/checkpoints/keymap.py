@@ -25,8 +25,8 @@ def translate(table: KeyMap, names: Iterable[str]) -> dict[str, str]:
 
     Raises: KeyMismatch when two names become one.
     """
-    names = list(names)
-    matches = {name: match for name in names if (match := _first(table, name)) is not None}
+    names, starts = list(names), _by_start(table)
+    matches = {name: match for name in names if (match := _first(table, starts, name)) is not None}
     counts = _counts(matches)
     renamed = {
         name: _fill(pattern, target, groups, counts.get(pattern, {}))
@@ -40,10 +40,24 @@ def translate(table: KeyMap, names: Iterable[str]) -> dict[str, str]:
 Match = tuple[str, str | None, tuple[str, ...]]
 
 
-def _first(table: KeyMap, name: str) -> Match | None:
-    for pattern, target in table.items():
+Starts = Mapping[int, Mapping[str, list[tuple[int, str]]]]
+"""Patterns with their places in the table, by the length and the text of what stands before their placeholders."""
+
+
+def _by_start(table: KeyMap) -> Starts:
+    starts: dict[int, dict[str, list[tuple[int, str]]]] = {}
+    for place, pattern in enumerate(table):
+        start = _TOKEN.split(pattern, maxsplit=1)[0]
+        starts.setdefault(len(start), {}).setdefault(start, []).append((place, pattern))
+    return starts
+
+
+def _first(table: KeyMap, starts: Starts, name: str) -> Match | None:
+    """The first pattern that fits, of those that begin as the name does: a table may list thousands of layers."""
+    near = (found for length, patterns in starts.items() for found in patterns.get(name[:length], ()))
+    for _, pattern in sorted(near):
         if found := _compile(pattern).fullmatch(name):
-            return pattern, target, found.groups()
+            return pattern, table[pattern], found.groups()
     return None
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig, VQConfig
-from vitrail.core.checkpoints import describe, load, save_model, shipped_models, shipped_path
+from vitrail.core.checkpoints import describe, keymap, load, save_model, shipped_models, shipped_path
 from vitrail.core.checkpoints.families import _MODULES, FAMILIES
 from vitrail.core.checkpoints.families import vitrail as vitrail_family
 from vitrail.core.checkpoints.family import family_of
@@ -280,6 +280,21 @@ def test_key_tables() -> None:
         translate({"a": "b"}, ["a", "b"])
     with pytest.raises(ValueError, match="placeholders"):
         translate({"a.{}": "b"}, ["a.1"])
+
+
+def test_the_first_pattern_decides_however_it_begins() -> None:
+    assert translate({"{*}.b": "short.{*}", "a.{*}": "long.{*}"}, ["a.b"]) == {"a.b": "short.a"}
+    assert translate({"a.{*}": "long.{*}", "{*}.b": "short.{*}", "a.b": "whole"}, ["a.b"]) == {"a.b": "long.b"}
+
+
+def test_a_table_of_thousands_of_layers_tries_few_of_them_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    compiled = keymap._compile
+    monkeypatch.setattr(keymap, "_compile", lambda pattern: tried.append(pattern) or compiled(pattern))
+    names = [f"blocks.{i}.weight" for i in range(5000)]
+    table = {f"blocks.{i}.{{*}}": f"layers.{i}.{{*}}" for i in range(5000)}
+    assert translate(table, names) == {name: name.replace("blocks", "layers") for name in names}
+    assert len(tried) == 5000
 
 
 @given(st.lists(st.text(st.characters(codec="ascii"), min_size=1), unique=True))
