@@ -13,9 +13,11 @@ from torch import nn
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig, VQConfig
 from vitrail.core.checkpoints import describe, load
+from vitrail.core.checkpoints.write_compvis import compvis_layout
 from vitrail.core.diffusion.concat import Picture
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.unet import UNetConfig
+from vitrail.core.text.bert import BertConfig
 from vitrail.core.text.conditioners import ClassConfig, RescalerConfig
 
 VQ = AutoencoderConfig(
@@ -123,3 +125,21 @@ def test_a_rescaler_without_weights_has_the_channels_that_the_network_stacks(tmp
     labels = torch.randint(9, (2, 8, 8))
     image = (labels[:, None] / 255 * 2 - 1).expand(-1, 3, -1, -1)
     assert loaded.stacked(Picture(image=image), torch.zeros(2, 3, 4, 4)).shape == (2, 9, 4, 4)
+
+
+def test_a_vocabulary_beside_a_text_model_reads_its_prompts(tmp_path: Path) -> None:
+    text = BertConfig(vocab=120, length=8, width=16, depth=1, heads=8, head_width=64)
+    unet = UNetConfig(
+        in_channels=3, out_channels=3, model_channels=32, num_res_blocks=1, attention_resolutions=(1,),
+        channel_mult=(1,), num_heads=8, context_dim=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LatentDiffusion(LatentDiffusionConfig(unet=unet, autoencoder=KL, conditioner=text)).eval()
+    torch.save({"state_dict": compvis_layout(model)[0]}, tmp_path / "model.ckpt")
+    assert load(tmp_path / "model.ckpt").conditioner.tokenizer is None
+    pieces = [f"[unused{i}]" for i in range(text.vocab)]
+    pieces[0], pieces[100:103], pieces[5:8] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]"], ["red", "cat", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    found = load(tmp_path / "model.ckpt").conditioner
+    ids = torch.tensor([[101, 5, 6, 7, 102, 0, 0, 0]])
+    assert torch.equal(found.encode(["Red cats"]).context, model.conditioner(ids))

@@ -20,6 +20,7 @@ from host_graph import choices
 from host_guidance_checks import GUIDANCE_CHECKS
 from host_label_checks import LABEL_CHECKS
 from host_parts import CHANGED_MODELS, ONE_LEVEL_LESS, OTHER_NOISE, SAME, STEPS, STOCK_CHANGES, Parts, relative, table
+from host_public_checks import PUBLIC_CHECKS
 from host_rig import Host, worst
 from host_server import LINK_NAME, PACK
 from host_source_checks import SOURCE_CHECKS
@@ -317,6 +318,7 @@ CHECKS: dict[str, Check] = {
     "previews arrive every step": previews_arrive,
     "stock ImageUpscaleWithModel runs our UPSCALE_MODEL": stock_upscaler_runs_our_refiner,
     "a refiner of another maker opens, as the stock loader opens it": opens_refiners_of_other_makers,
+    **PUBLIC_CHECKS,
     "a model file that is not there is refused": refuses_a_missing_file,
     "a latent of another autoencoder is refused in words": refuses_a_foreign_latent,
     **GUIDANCE_CHECKS,

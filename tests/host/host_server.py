@@ -1,10 +1,10 @@
 """Starts a ComfyUI that is already on this machine with this pack linked into it; downloads and builds nothing.
 
-    COMFYUI_DIR           folder of the ComfyUI checkout
-    COMFYUI_VENV          its virtual environment (default: the Python that runs this)
-    VITRAIL_NODE_MODULES  folder `node_modules` that holds playwright-core (for the checks in a browser)
-    VITRAIL_FRONTEND      folder `static` of another comfyui-frontend-package, checked beside the host's own
-    VITRAIL_CHROMIUM      the browser (default: the first of chromium, chromium-browser, google-chrome on the PATH)
+COMFYUI_DIR           folder of the ComfyUI checkout
+COMFYUI_VENV          its virtual environment (default: the Python that runs this)
+VITRAIL_NODE_MODULES  folder `node_modules` that holds playwright-core (for the checks in a browser)
+VITRAIL_FRONTEND      folder `static` of another comfyui-frontend-package, checked beside the host's own
+VITRAIL_CHROMIUM      the browser (default: the first of chromium, chromium-browser, google-chrome on the PATH)
 """
 
 from __future__ import annotations

@@ -9,46 +9,17 @@ from typing import Any
 
 from inside_parts import Parts, differs, same
 
-UNET = dict(
-    in_channels=4, out_channels=4, model_channels=32, num_res_blocks=1, attention_resolutions=(1, 2), num_heads=8,
-    channel_mult=(1, 2), context_dim=64,
-)  # fmt: skip
-
-
-def stable_diffusion(folder: str) -> Path:
-    """A tiny file in the layout of Stable Diffusion 1, CLIP's whole vocabulary included."""
-    from safetensors.torch import save_file
-    from tiny import LatentDiffusion, randomise
-
-    from vitrail.core.autoencoders.config import AutoencoderConfig
-    from vitrail.core.bottlenecks import KLConfig
-    from vitrail.core.diffusion.latent_diffusion import LatentDiffusionConfig
-    from vitrail.core.diffusion.unet import UNetConfig
-    from vitrail.core.text.clip import ClipTextConfig
-
-    first = AutoencoderConfig(
-        ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=4, embed_dim=4, double_z=True,
-        bottleneck=KLConfig(),
-    )  # fmt: skip
-    text = ClipTextConfig(width=64, inner=128, depth=2, heads=1)
-    config = LatentDiffusionConfig(unet=UNetConfig(**UNET), conditioner=text, autoencoder=first)
-    model = randomise(LatentDiffusion(config), 5)
-    randomise(model.autoencoder, 6)
-    state = {f"model.diffusion_model.{name}": value for name, value in model.network.state_dict().items()}
-    state |= {f"first_stage_model.{name}": value for name, value in model.autoencoder.state_dict().items()}
-    state |= {f"cond_stage_model.transformer.{name}": value for name, value in model.conditioner.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, Path(folder) / "sd.safetensors")
-    return Path(folder) / "sd.safetensors"
-
 
 class Public:
     """The file opened by Load Latent Diffusion's own steps, with two conditions and an empty latent."""
 
     def __init__(self, parts: Parts, folder: str) -> None:
+        from public_files import stable_diffusion
+
         from vitrail.core.checkpoints import load
 
         self.host, self.nodes = parts.host, parts.nodes
-        self.core = load(stable_diffusion(folder))
+        self.core = load(stable_diffusion(Path(folder) / "sd.safetensors"))
         self.model, self.clip = self.host.wrap_model(self.core), self.host.wrap_clip(self.core.conditioner)
         self.positive, self.negative = self.read("a (red:1.3) cat"), self.read("")
         self.latent = self.host.empty_latent(self.model, None, 64, 64, 1)

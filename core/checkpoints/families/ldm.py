@@ -23,6 +23,7 @@ from ..family import Family, Rule, Sidecar, has_all, has_none, metadata_is
 from ..header import Header
 from ..keymap import KeyMap
 from . import compvis
+from .text_encoders import give_tokenizer
 from .unet import infer_unet
 
 FIRST, COND = "first_stage_model.", "cond_stage_model."
@@ -233,6 +234,7 @@ def family(stage: Stage) -> Family:
         keys=lambda config: _keys(config, stage),
         build=LatentDiffusion,
         parts=lambda model: model.stored,
+        finish=lambda model, header, _: give_tokenizer(model.conditioner, header),
     )
 
 
