@@ -182,7 +182,7 @@ class HostFormat:
     taesd_decoder_name = None
 
     def __init__(self, diffusion: "LatentDiffusion") -> None:
-        self.autoencoder = diffusion.autoencoder
+        self.autoencoder, self.scale, self.unscale = diffusion.autoencoder, diffusion.scale, diffusion.unscale
         self.latent_channels = latent_channels(diffusion)
         self.spacial_downscale_ratio = 8 if self.autoencoder is None else self.autoencoder.factor
 
@@ -192,10 +192,10 @@ class HostFormat:
                 f"the latent has {latent.shape[1]} channels, this model works on {self.latent_channels}: encode the "
                 "picture with the model's own VAE, or start from Empty Latent"
             )
-        return latent if self.autoencoder is None else self.autoencoder.scale(latent)
+        return self.scale(latent)
 
     def process_out(self, latent: Tensor) -> Tensor:
-        return latent if self.autoencoder is None else self.autoencoder.unscale(latent)
+        return self.unscale(latent)
 
     @property
     def latent_rgb_factors(self) -> list[list[float]] | None:

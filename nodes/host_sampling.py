@@ -126,7 +126,7 @@ def _sample_headless(
     with loaded(model) as device:
         z = latent["samples"].to(device, torch.float32)
         drawn = _drawn(z, latent, seed, noise)
-        scaled = autoencoder.scale(z) if autoencoder is not None and bool(z.any()) else z
+        scaled = model.scale(z) if bool(z.any()) else z
         positive, negative = _core_conditions(model, conds, scaled)
         steps = run(
             guided(model.denoise, positive, negative, cfg, model.guidance, model.table), scaled, sigmas,
@@ -136,7 +136,7 @@ def _sample_headless(
         ends = (_without_steps(model, scaled, drawn.start * add_noise, sigmas),) * 2
         for step in progress(steps, len(sigmas) - 1, lambda step: _picture(autoencoder, step.denoised)):
             ends = step.x, step.denoised
-        sampled, denoised = (_unscaled(autoencoder, end).cpu() for end in ends)
+        sampled, denoised = (model.unscale(end).cpu() for end in ends)
     return (sampled, denoised) if len(sigmas) else (latent["samples"], latent["samples"])
 
 
@@ -190,10 +190,6 @@ def _core_condition(model: "LatentDiffusion", entry: list[Any], null: Condition,
         concat=concat_channels(model, entry[1], like),
     )
     return whole.map(lambda part: part.to(like.device))
-
-
-def _unscaled(autoencoder: Any, z: Tensor) -> Tensor:
-    return z if autoencoder is None else autoencoder.unscale(z)
 
 
 def _picture(autoencoder: Any, scaled: Tensor) -> "Image | None":

@@ -105,7 +105,7 @@ def _settings(config: LatentDiffusionConfig, first: AutoencoderConfig | None) ->
         "timesteps": table.timesteps,
         **{name: value for name, value in ends.items() if value is not None},
         "parameterization": config.prediction,
-        "scale_factor": 1.0,
+        "scale_factor": config.latent_scale,
         "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": _unet(config.unet)},
     }
     if first is not None:

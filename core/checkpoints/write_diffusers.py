@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..text.bert import BertConfig
 from ..text.clip import ClipTextConfig
 from .families.compvis import PALETTE
-from .families.diffusers import KINDS, PREDICTIONS
+from .families.diffusers import KINDS, PREDICTIONS, usual_scale
 from .families.diffusers_unet import unet_keys
 from .families.diffusers_vae import vae_keys
 from .write_compvis import AUTOENCODER, refuse
@@ -39,6 +39,8 @@ def diffusers_layout(model: nn.Module) -> Files:
         raise ConfigError(f"a {type(model).__name__} has no place in {WHERE}; autoencoders and diffusion have")
     config = model.config
     parts: dict[str, Files] = {"unet": _network(config.unet, model.network.state_dict())}
+    if model.autoencoder is None and config.latent_scale != usual_scale(config.unet):
+        raise ConfigError(f"{WHERE} keeps the latent's scale, {config.latent_scale:g} here, with an autoencoder only")
     if model.autoencoder is not None:
         vq = isinstance(model.autoencoder.config.bottleneck, VQConfig)
         parts["vqvae" if vq or isinstance(config.conditioner, BertConfig) else "vae"] = _autoencoder(model.autoencoder)

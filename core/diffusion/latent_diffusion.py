@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -82,7 +83,8 @@ class LatentDiffusionConfig:
 
     text: Vitrail's own text encoder. conditioner: that of a public model; at most one of the two.
     sigma_data: standard deviation of the scaled latents.
-    autoencoder: None where it has a file of its own.
+    autoencoder: None where it has a file of its own. latent_scale: of the latents that the network was trained on,
+        where no autoencoder is there to tell.
     concat: what the network sees stacked on the latent, a key of CONCATS; None is what its channels speak for.
     class_names: of the classes in order, as far as they are known.
     Raises: ConfigError when the parts do not fit each other.
@@ -97,8 +99,11 @@ class LatentDiffusionConfig:
     autoencoder: AutoencoderConfig | None = None
     concat: str | None = None
     class_names: tuple[str, ...] = ()
+    latent_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.latent_scale < inf:
+            raise ConfigError(f"latent_scale is {self.latent_scale}; expected a number above 0")
         if self.prediction not in PREDICTIONS:
             raise ConfigError(f"no prediction is named {self.prediction!r}; there are {', '.join(PREDICTIONS)}")
         if (self.prediction == "flow") != (self.table.kind == "flow"):
@@ -207,8 +212,15 @@ class LatentDiffusion(nn.Module):
         if isinstance(self.conditioner, SpatialRescaler):
             return shrunk(self.conditioner, self.conditioner.config.in_channels, picture, like)
         kind = self.config.concat or kind_of(self.config.unet)
-        scale = (lambda z: z) if self.autoencoder is None else self.autoencoder.scale
-        return None if kind is None else concat(kind, picture, like, scale)
+        return None if kind is None else concat(kind, picture, like, self.scale)
+
+    def scale(self, z: Tensor) -> Tensor:
+        """From the autoencoder's own space, [B, c, h, w], to that of the network."""
+        return z * self.config.latent_scale if self.autoencoder is None else self.autoencoder.scale(z)
+
+    def unscale(self, z: Tensor) -> Tensor:
+        """Undoes `scale`."""
+        return z / self.config.latent_scale if self.autoencoder is None else self.autoencoder.unscale(z)
 
     def _answer(self, x: Tensor, timesteps: Tensor, cond: Condition | None) -> Tensor:
         """The network's raw output, [B, out_channels, h, w]."""

@@ -14,7 +14,7 @@ from vitrail.core.checkpoints.families import sd
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion
 from vitrail.core.diffusion.prediction import Denoiser
 from vitrail.core.diffusion.unet import UNet, UNetConfig
-from vitrail.core.errors import ConfigError
+from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.core.samplers import SAMPLERS
 from vitrail.core.types import Condition
 
@@ -233,3 +233,38 @@ def test_a_text_encoder_that_does_not_fit_its_network_is_named(tmp_path: Path) -
     save_file({k: widened(v) if k.startswith("cond_") else v for k, v in tensors.items()}, tmp_path / "sd.safetensors")
     with pytest.raises(ConfigError, match="text encoder's context_dim is 64, the network's 32"):
         load(tmp_path / "sd.safetensors", config=golden.config)
+
+
+@pytest.mark.parametrize("place", ["model.diffusion_model.", "diffusion_model.", ""])
+@pytest.mark.parametrize("linear", [False, True], ids=["sd1", "sd2"])
+@torch.no_grad()
+def test_a_network_alone_keeps_what_stable_diffusion_was_trained_with(place: str, linear: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    heads = {"num_head_channels": 64} if linear else {"num_heads": 8}
+    network = UNet(
+        UNetConfig(
+            in_channels=4, out_channels=4, model_channels=64, num_res_blocks=1, attention_resolutions=(1,),
+            channel_mult=(1, 2), context_dim=16, use_linear_in_transformer=linear, **heads,
+        )
+    ).eval()  # fmt: skip
+    save_file({place + name: value for name, value in network.state_dict().items()}, tmp_path / "unet.safetensors")
+    model = load(tmp_path / "unet.safetensors")
+    assert model.config.unet == network.config
+    assert model.config.table == sd.TABLE
+    z, time, context = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 3, 16)
+    assert torch.equal(model.network(z, time, context), network(z, time, context))
+    assert torch.allclose(model.scale(z), z * 0.18215) and torch.allclose(model.unscale(model.scale(z)), z)
+    (tmp_path / "unet.json").write_text(json.dumps({"model": {"params": {"scale_factor": 0.5}}}))
+    assert load(tmp_path / "unet.safetensors").config.latent_scale == 0.5
+
+
+def test_the_network_of_stable_diffusion_xl_is_told_apart(tmp_path: Path) -> None:
+    network = UNet(
+        UNetConfig(
+            in_channels=4, out_channels=4, model_channels=32, num_res_blocks=1, attention_resolutions=(1,),
+            channel_mult=(1,), context_dim=16, num_heads=2, vector_dim=8,
+        )
+    )  # fmt: skip
+    save_file(network.state_dict(), tmp_path / "xl.safetensors")
+    with pytest.raises(CheckpointError, match="Stable Diffusion XL"):
+        load(tmp_path / "xl.safetensors")

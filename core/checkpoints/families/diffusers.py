@@ -14,6 +14,7 @@ from torch import nn
 
 from ...autoencoders.config import AutoencoderConfig
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
+from ...diffusion.unet import UNetConfig
 from ...errors import CheckpointError
 from ...text.bert import BertConfig
 from ...text.clip import ClipTextConfig
@@ -25,6 +26,7 @@ from ..keymap import KeyMap
 from . import text_encoders
 from .diffusers_unet import infer_unet, prepare_unet, unet_keys
 from .diffusers_vae import infer_vae, prepare_vae, vae_keys
+from .sd import SCALE, UPSCALER_SCALE
 
 KINDS: dict[str, Any] = {
     "linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid",
@@ -105,7 +107,8 @@ def infer_pipeline(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
     parts = {part.ours: part.infer(header.under(f"{name}."), sidecar.part(name)) for name, part in _present(header)}
     unet = infer_unet(header.under("unet."), sidecar.part("unet"))
     table, prediction = infer_schedule(sidecar.part("scheduler"), unet.context_dim is not None)
-    return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction, **parts)
+    alone: dict[str, Any] = {} if "autoencoder" in parts else {"latent_scale": usual_scale(unet)}
+    return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction, **parts, **alone)
 
 
 def infer_network(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
@@ -115,7 +118,16 @@ def infer_network(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
     table, prediction = infer_schedule(scheduler, unet.context_dim is not None)
     if not scheduler:
         sidecar.found["noise levels, prediction"] = "Stable Diffusion's" if unet.context_dim is not None else "DDPM's"
-    return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction)
+    scale = usual_scale(unet)
+    sidecar.found["latent_scale"] = f"{scale:g}, as public models of this kind have it"
+    return LatentDiffusionConfig(unet=unet, table=table, prediction=prediction, latent_scale=scale)
+
+
+def usual_scale(unet: UNetConfig) -> float:
+    """The scale of a network's latents where its autoencoder is not there to tell: Stable Diffusion's, or none."""
+    if unet.context_dim is None or unet.out_channels != 4:
+        return 1.0
+    return UPSCALER_SCALE if unet.in_channels == 7 else SCALE
 
 
 def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ...autoencoders.config import AutoencoderConfig
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
 from ...diffusion.tables import NoiseTable
 from ...errors import CheckpointError
@@ -24,9 +23,12 @@ from ..header import Header
 from ..keymap import KeyMap
 from . import compvis
 from .text_encoders import give_tokenizer
-from .unet import infer_unet
+from .unet import infer_unet, place_of, placed
 
 FIRST, COND = "first_stage_model.", "cond_stage_model."
+
+CONTEXT = "*.attn2.to_k.weight"
+"""Keys of a network that listens to a text."""
 
 START, END, STEPS = 1e-4, 2e-2, 1000
 """What DDPM's constructor takes for a config that does not say."""
@@ -66,28 +68,34 @@ def infer(header: Header, sidecar: Sidecar, stage: Stage) -> LatentDiffusionConf
         table=infer_table(header, params),
         prediction=str(params.at("parameterization", "eps")),
         conditioner=conditioner,
-        autoencoder=infer_first_stage(header, params, stage.scale),
+        **infer_latent(header, params, stage.scale),
     )
 
 
-def infer_first_stage(header: Header, params: Sidecar, scale: float = 1.0) -> AutoencoderConfig | None:
-    """The autoencoder in the file, with the latent's scale; None for a network that works on pixels.
+def infer_latent(header: Header, params: Sidecar, scale: float = 1.0) -> dict[str, Any]:
+    """The autoencoder in the file with the latent's scale, or that scale alone for a network without one.
 
     scale: where neither the file nor the config says it.
     """
-    inner = header.under(FIRST)
+    inner, scale = header.under(FIRST), _scale(header, params, scale)
     if not inner.tensors:
-        return None
+        return {"latent_scale": scale}
     stage = params.holding({"model": params.part("first_stage_config")}, "first stage: ")
-    config = compvis.infer_any(inner, stage)
-    return replace(config, latent_scale=(_scale(header, params, scale),))
+    return {"autoencoder": replace(compvis.infer_any(inner, stage), latent_scale=(scale,))}
 
 
 def _scale(header: Header, params: Sidecar, default: float) -> float:
     if "scale_factor" in header:
         params.found["scale_factor"] = "the tensor in the file"
         return float(header.value("scale_factor"))
+    if is_whole(params):
+        return float(params.at("scale_factor", 1.0, "1, as the trainer has it"))
     return float(params.at("scale_factor", default, f"{default:g}, as public models of this kind have it"))
+
+
+def is_whole(params: Sidecar) -> bool:
+    """Whether a config is the trainer's own, in which what is not said is the trainer's default."""
+    return params.at("unet_config") is not None
 
 
 def infer_table(header: Header, params: Sidecar) -> TableConfig:
@@ -206,7 +214,7 @@ def _first_stage(_: Header, stage: Sidecar) -> None:
 
 
 STAGES = (
-    Stage(name="ldm", detect=has_none(f"{COND}*"), infer=_weightless),
+    Stage(name="ldm", detect=has_none(f"{COND}*", CONTEXT), infer=_weightless),
     Stage(name="ldm-concat", detect=has_all(f"{COND}encoder.conv_in.weight"), infer=_first_stage),
     Stage(name="ldm-class", detect=has_all(f"{COND}embedding.weight"), infer=_classes, heads={"num_heads": 1}),
     Stage(name="ldm-rescaler", detect=has_all(f"{COND}channel_mapper.weight"), infer=_rescaler),
@@ -221,7 +229,7 @@ STAGES = (
 )
 
 
-_LDM = has_all("model.diffusion_model.input_blocks.0.0.weight") & ~metadata_is("format", "vitrail")
+_LDM = Rule(lambda header: place_of(header) is not None) & ~metadata_is("format", "vitrail")
 
 
 def family(stage: Stage) -> Family:
@@ -234,6 +242,7 @@ def family(stage: Stage) -> Family:
         keys=lambda config: _keys(config, stage),
         build=LatentDiffusion,
         parts=lambda model: model.stored,
+        prepare=placed,
         finish=lambda model, header, _: give_tokenizer(model.conditioner, header),
     )
 

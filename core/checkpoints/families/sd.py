@@ -3,6 +3,8 @@
     1.x   cond_stage_model.transformer.text_model.    the last layer          context 768
     2.x   cond_stage_model.model.                     the last but one        context 1024
 
+    no text encoder: the network alone, or with the autoencoder; linear proj_in and proj_out tell 2.x
+
 Inpainting networks take 9 channels, depth 5, the x4 upscaler 7. No name or shape tells v from eps: see the tables.
 Source: github.com/CompVis/stable-diffusion, configs/; github.com/Stability-AI/stablediffusion, configs/.
 """
@@ -14,12 +16,13 @@ from typing import Any
 from torch import nn
 
 from ...diffusion.latent_diffusion import LatentDiffusionConfig, TableConfig
+from ...errors import CheckpointError
 from ...text.clip import ClipTextConfig
 from ..derive import within
-from ..family import Family, Sidecar, has_all
+from ..family import Family, Sidecar, has_all, has_none
 from ..header import Header
 from . import ldm
-from .ldm import COND, Stage
+from .ldm import COND, CONTEXT, Stage
 from .text_encoders import CLIP_KEYS, give_tokenizer, infer_clip, infer_open_clip, prepare_clip, prepare_open_clip
 from .unet import infer_unet
 
@@ -53,13 +56,13 @@ def _infer(header: Header, sidecar: Sidecar, stage: Stage, text: Callable[[Heade
         table=_table(header, params, UPSCALER_TABLE if upscaler else TABLE),
         prediction=_prediction(header, params, stage.name, unet.in_channels),
         conditioner=text(header, sidecar),
-        autoencoder=ldm.infer_first_stage(header, params, UPSCALER_SCALE if upscaler else stage.scale),
+        **ldm.infer_latent(header, params, UPSCALER_SCALE if upscaler else stage.scale),
     )
 
 
 def _table(header: Header, params: Sidecar, published: TableConfig) -> TableConfig:
     said = params.at("linear_start") is not None or params.at("beta_schedule") is not None
-    if said or "betas" in header:
+    if said or ldm.is_whole(params) or "betas" in header:
         return ldm.infer_table(header, params)
     params.found["noise levels"] = f"{published.start} to {published.end}, as the published configs have them"
     return published
@@ -74,6 +77,17 @@ def _prediction(header: Header, params: Sidecar, name: str, channels: int) -> st
         prediction, source = "v" if spread > SPREAD else "eps", f"the spread {spread:.3f} of {LAST_NORM}"
     params.found["prediction"] = source
     return prediction
+
+
+def _infer_network(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
+    """A network that came without its text encoder."""
+    unet = infer_unet(header, Sidecar())
+    if unet.vector_dim is not None:
+        raise CheckpointError(
+            f"{header.path.name} is a network with text and a vector of {unet.vector_dim} numbers beside it, as Stable "
+            "Diffusion XL has it, which Vitrail does not open: use ComfyUI's own loader"
+        )
+    return _infer(header, sidecar, SD2 if unet.use_linear_in_transformer else SD1, lambda *_: None)
 
 
 def _clip(header: Header, sidecar: Sidecar) -> ClipTextConfig:
@@ -116,4 +130,10 @@ SD2 = Stage(
     heads={"num_head_channels": 64},
 )
 
-FAMILIES = (_family(SD1, CLIP, prepare_clip, _clip), _family(SD2, OPEN_CLIP, prepare_open_clip, _open_clip))
+NETWORK = Stage(name="sd-network", detect=has_none(f"{COND}*") & has_all(CONTEXT), infer=lambda *_: None)
+
+FAMILIES = (
+    _family(SD1, CLIP, prepare_clip, _clip),
+    _family(SD2, OPEN_CLIP, prepare_open_clip, _open_clip),
+    replace(ldm.family(NETWORK), infer=_infer_network),
+)

@@ -24,6 +24,23 @@ HEADS: tuple[tuple[str, Any, dict[str, int], str], ...] = (
 """The first row whose trait a network has says its heads where no config does."""
 
 
+PLACES = (PREFIX, "diffusion_model.", "")
+"""What stands before a network's keys: in a whole file, and in files of the network alone."""
+
+
+def place_of(header: Header) -> str | None:
+    """Which of PLACES it is; None where there is no network."""
+    return next((place for place in PLACES if f"{place}input_blocks.0.0.weight" in header), None)
+
+
+def placed(header: Header) -> Header:
+    """The header with the network's keys where a whole file has them."""
+    place = place_of(header)
+    if place is None or place == PREFIX:
+        return header
+    return header.renamed({name: PREFIX + name.removeprefix(place) for name in header.tensors})
+
+
 def infer_unet(header: Header, sidecar: Sidecar, heads: Mapping[str, int] | None = None) -> UNetConfig:
     """The config of the network whose keys start with `model.diffusion_model.`.
 
