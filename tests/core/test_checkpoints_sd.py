@@ -268,3 +268,32 @@ def test_the_network_of_stable_diffusion_xl_is_told_apart(tmp_path: Path) -> Non
     save_file(network.state_dict(), tmp_path / "xl.safetensors")
     with pytest.raises(CheckpointError, match="Stable Diffusion XL"):
         load(tmp_path / "xl.safetensors")
+
+
+def test_the_heads_of_an_upscaler_without_a_config(tmp_path: Path) -> None:
+    """x4-upscaling.yaml has 8 heads, where other networks of Stable Diffusion 2 have 64 channels a head."""
+    config = UNetConfig(
+        in_channels=7, out_channels=4, model_channels=64, num_res_blocks=1, channel_mult=(1, 2), num_heads=8,
+        attention_resolutions=(1, 2), context_dim=32, num_classes=10, use_linear_in_transformer=True,
+        disable_self_attentions=(True, False),
+    )  # fmt: skip
+    state = {f"model.diffusion_model.{name}": tensor for name, tensor in UNet(config).state_dict().items()}
+    save_file(state, tmp_path / "x4.safetensors")
+    model = load(tmp_path / "x4.safetensors")
+    assert model.config.unet == config and model.prediction == "v" and model.config.table.end == 0.02
+
+
+@pytest.mark.parametrize("name", ["sd1_tiny_safetensors", "sd2_inpaint"])
+def test_a_file_without_its_text_encoder_is_stable_diffusion_still(name: str, tmp_path: Path) -> None:
+    tensors = load_file(case(name).path / "model.safetensors")
+    kept = {key: value for key, value in tensors.items() if key.startswith(("model.", "first_stage_model."))}
+    save_file(kept, tmp_path / "x.safetensors")
+    unet = case(name).config["model"]["params"]["unet_config"]
+    heads = {"model": {"params": {"unet_config": unet}}}
+    found = load(tmp_path / "x.safetensors", config=heads).config
+    assert found.conditioner is None and found.autoencoder.latent_scale == (0.18215,)
+    assert (found.table.kind, found.table.start, found.table.end) == ("scaled_linear", 0.00085, 0.012)
+    network = {key: value for key, value in kept.items() if key.startswith("model.")}
+    save_file(network, tmp_path / "unet.safetensors")
+    assert describe(tmp_path / "unet.safetensors", config=heads)["family"] == "sd-network"
+    assert load(tmp_path / "unet.safetensors", config=heads).config.table == found.table

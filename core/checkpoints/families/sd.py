@@ -24,7 +24,7 @@ from ..header import Header
 from . import ldm
 from .ldm import COND, CONTEXT, Stage
 from .text_encoders import CLIP_KEYS, give_tokenizer, infer_clip, infer_open_clip, prepare_clip, prepare_open_clip
-from .unet import infer_unet
+from .unet import PREFIX, infer_unet
 
 CLIP, OPEN_CLIP = f"{COND}transformer.", f"{COND}model."
 
@@ -44,13 +44,14 @@ a mark that ComfyUI goes by too, as nothing else in the file tells."""
 
 SCALE, UPSCALER_SCALE = 0.18215, 0.08333
 TABLE = TableConfig(kind="scaled_linear", start=0.00085, end=0.012)
+UPSCALER_HEADS = {"num_heads": 8}
 UPSCALER_TABLE = TableConfig(kind="scaled_linear", start=0.0001, end=0.02)
 
 
 def _infer(header: Header, sidecar: Sidecar, stage: Stage, text: Callable[[Header, Sidecar], Any]) -> Any:
     params = sidecar.part("model.params")
-    unet = infer_unet(header, sidecar, stage.heads)
-    upscaler = unet.in_channels == 7
+    upscaler = header.shape(f"{PREFIX}input_blocks.0.0.weight")[1] == 7
+    unet = infer_unet(header, sidecar, UPSCALER_HEADS if upscaler else stage.heads)
     return LatentDiffusionConfig(
         unet=unet,
         table=_table(header, params, UPSCALER_TABLE if upscaler else TABLE),
@@ -81,7 +82,7 @@ def _prediction(header: Header, params: Sidecar, name: str, channels: int) -> st
 
 def _infer_network(header: Header, sidecar: Sidecar) -> LatentDiffusionConfig:
     """A network that came without its text encoder."""
-    unet = infer_unet(header, Sidecar())
+    unet = infer_unet(header, sidecar)
     if unet.vector_dim is not None:
         raise CheckpointError(
             f"{header.path.name} is a network with text and a vector of {unet.vector_dim} numbers beside it, as Stable "
