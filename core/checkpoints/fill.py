@@ -20,8 +20,9 @@ LISTED, LONGEST_NAME = 900, 200
 PIECES, SMALL = 8, 1 << 26
 """Pieces that a file is read in, and the bytes below which it is not cut further."""
 
-MOST = 200_000
-"""Operations that building a model may take: public models take a few thousand."""
+MOST, EACH = 10_000, 40
+"""Operations that building a model may take, and as many more for each tensor of its file: public models take a few
+thousand, 4 to 14 a tensor (36 with spectral norm). More would be layers that the file does not fill, and seconds."""
 
 
 def build(family: Family, settings: Any, header: Header) -> nn.Module:
@@ -30,7 +31,7 @@ def build(family: Family, settings: Any, header: Header) -> nn.Module:
     Raises: CheckpointError where torch refuses the sizes, or there are more layers than any model has.
     """
     try:
-        with torch.device("meta"), Counted():
+        with torch.device("meta"), Counted(MOST + EACH * len(header.tensors)):
             return family.build(settings)
     except (RuntimeError, MemoryError, ValueError, TypeError, ArithmeticError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -43,9 +44,9 @@ class Counted(TorchFunctionMode):
     They have no memory to start in, and the first normal_ of a meta tensor makes torch import its compiler: a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 20 * MOST) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls, self.most = 0, most
         self.gradients = torch.is_grad_enabled()
 
     def __exit__(self, *raised: Any) -> None:
@@ -55,8 +56,8 @@ class Counted(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
-        if self.calls > MOST:
-            raise ValueError("it has far more layers than any model")
+        if self.calls > self.most:
+            raise ValueError("it has far more layers than its file fills")
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == nn.init.__name__:
             tensor = kwargs.get("tensor", args[0] if args else None)

@@ -107,7 +107,7 @@ import sys
 from types import SimpleNamespace
 from vitrail.core.checkpoints.fill import build
 from vitrail.core.text.clip import ClipTextConfig, ClipTextEncoder
-model = build(SimpleNamespace(build=ClipTextEncoder), ClipTextConfig(depth=1), None)
+model = build(SimpleNamespace(build=ClipTextEncoder), ClipTextConfig(depth=1), SimpleNamespace(tensors={}))
 assert all(value.is_meta for value in model.state_dict().values())
 sys.exit("torch._dynamo" in sys.modules)
 """

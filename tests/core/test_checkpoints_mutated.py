@@ -19,11 +19,13 @@ from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import RemapConfig, VQConfig
 from vitrail.core.checkpoints import describe, load, save_model, verify
+from vitrail.core.checkpoints.fill import EACH, MOST, Counted
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from vitrail.core.diffusion.unet import UNetConfig
 from vitrail.core.errors import CheckpointError, ConfigError, UnsafeFile, VitrailError
 from vitrail.core.priors.gpt import GPTConfig
 from vitrail.core.priors.prior import Prior, PriorConfig
+from vitrail.core.refine.rrdb import RefinerConfig, RRDBNet
 from vitrail.core.text.conditioners import ClassConfig
 
 resource = pytest.importorskip("resource", reason="limits memory as Unix does")
@@ -311,7 +313,7 @@ def test_huge_numbers_ask_for_no_memory(good: dict[str, bytes], folder: Path) ->
     notes["config"]["num_res_blocks"] = 2**31
     header["__metadata__"]["vitrail"] = json.dumps(notes)
     (folder / "m.safetensors").write_bytes(joined(header, rest))
-    with pytest.raises(CheckpointError, match="far more layers than any model"):
+    with pytest.raises(CheckpointError, match="far more layers than its file fills"):
         load(folder / "m.safetensors")
     assert torch.is_grad_enabled()
     name = "model.diffusion_model.input_blocks.0.0.bias"
@@ -323,3 +325,16 @@ def test_huge_numbers_ask_for_no_memory(good: dict[str, bytes], folder: Path) ->
     (folder / "m.safetensors").write_bytes(good["ldm.safetensors"])
     with pytest.raises(ConfigError, match="timesteps is"):
         load(folder / "m.safetensors", config={"model": {"params": {"timesteps": 2**40, "linear_start": 0.001}}})
+
+
+@pytest.mark.parametrize("place", ["body.{}.rdb1.conv1.weight", "conv_up{}.weight"])
+def test_layers_that_a_file_does_not_fill_are_not_built(place: str, folder: Path) -> None:
+    """Counted in operations, not in seconds, which depend on the machine."""
+    network = RRDBNet(RefinerConfig(num_feat=4, num_block=1, num_grow=2))
+    layer = place.format(99999999)
+    (folder / "m.safetensors").write_bytes(save({**network.state_dict(), layer: torch.zeros(2, 4, 3, 3)}))
+    with pytest.raises(CheckpointError, match="far more layers than its file fills|up to 5 times"):
+        load(folder / "m.safetensors")
+    with Counted(MOST + EACH) as counted, pytest.raises(ValueError, match="far more layers"):
+        RRDBNet(RefinerConfig(num_feat=4, num_block=99999999, num_grow=2))
+    assert counted.calls < MOST + EACH + 50
