@@ -117,13 +117,13 @@ def _version() -> str:
 
 
 def _node_failed(failure: Exception) -> int:
-    """One line for what Vitrail refuses; the whole trace for what nobody foresaw."""
-    from ..core.errors import VitrailError
+    """One line for what Vitrail refuses; the whole trace for what nobody foresaw. A wrong file was asked for."""
+    from ..core.errors import CheckpointError, VitrailError
 
     cause = failure.__cause__
     if not isinstance(cause, VitrailError):
         traceback.print_exception(cause)
-    return _fail(f"{failure}: {cause}", FAILED)
+    return _fail(f"{failure}: {cause}", WRONG if isinstance(cause, CheckpointError) else FAILED)
 
 
 def _fail(problem: object, status: int) -> int:

@@ -1,19 +1,23 @@
 """A family of checkpoints: how to tell it, what its config is, what its keys are called, what it builds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import UnknownFamily
-from .header import Header
+from .header import Header, TensorInfo
 from .keymap import KeyMap
 from .sidecar import Sidecar
 
 __all__ = ["KINDS", "Family", "Rule", "Sidecar", "family_of", "has_all", "has_none", "metadata_is"]
+
+LONGEST = 100
+"""Characters of a name that a message repeats."""
 
 KINDS = ("autoencoder", "diffusion", "text encoder", "prior", "refiner", "discriminator", "perceptual")
 """What a file can hold."""
@@ -24,15 +28,18 @@ class Rule:
     """A question to a header; `a & b` asks both, `a | b` either, `~a` the opposite."""
 
     holds: Callable[[Header], bool]
+    ways: tuple[tuple[str, ...], ...] = ((),)
+    """The patterns that it needs; several sets of them where any one will do."""
 
     def __call__(self, header: Header) -> bool:
         return self.holds(header)
 
     def __and__(self, other: "Rule") -> "Rule":
-        return Rule(lambda header: self(header) and other(header))
+        both = tuple(one + another for one in self.ways for another in other.ways)
+        return Rule(lambda header: self(header) and other(header), both)
 
     def __or__(self, other: "Rule") -> "Rule":
-        return Rule(lambda header: self(header) or other(header))
+        return Rule(lambda header: self(header) or other(header), self.ways + other.ways)
 
     def __invert__(self) -> "Rule":
         return Rule(lambda header: not self(header))
@@ -40,7 +47,7 @@ class Rule:
 
 def has_all(*patterns: str) -> Rule:
     """Every pattern (a key, or one with `*`) fits some key."""
-    return Rule(lambda header: all(_fits(header, pattern) for pattern in patterns))
+    return Rule(lambda header: all(_fits(header, pattern) for pattern in patterns), (patterns,))
 
 
 def has_none(*patterns: str) -> Rule:
@@ -94,9 +101,42 @@ def family_of(header: Header, families: Mapping[str, Family]) -> Family:
         return claims[0]
     if claims:
         rivals = ", ".join(family.name for family in claims)
-        raise UnknownFamily(f"{header.path.name} fits several families: {rivals}; expected one")
-    some = ", ".join(list(header.tensors)[:4])
+        raise UnknownFamily(f"{header.path.name} fits several families: {rivals}; expected the keys of one model alone")
+    if near := _nearest(header, families):
+        raise UnknownFamily(
+            f"{header.path.name} is of no family known here, but would be {near[0]} if it had {', '.join(near[1])}: "
+            "is the file whole?"
+        )
+    some = ", ".join(name[:LONGEST] for name in list(header.tensors)[:4])
     raise UnknownFamily(
         f"{header.path.name} is of no family known here: its {len(header.tensors)} keys begin with {some}. "
         f"Known are {', '.join(families)}"
     )
+
+
+def _nearest(header: Header, families: Mapping[str, Family]) -> tuple[str, list[str]] | None:
+    """The family that would claim the file if it had a few keys more, and those keys; the fewest of all."""
+    found: list[tuple[str, list[str]]] = []
+    for family in families.values():
+        for way in family.detect.ways:
+            lacking = [pattern for pattern in way if not _fits(header, pattern)]
+            if _few(header, lacking, way) and _claims(family, header, lacking):
+                found.append((family.name, lacking))
+    return min(found, key=lambda near: len(near[1]), default=None)
+
+
+def _few(header: Header, lacking: list[str], way: tuple[str, ...]) -> bool:
+    """Whether a third of the keys at most is lacking, or one that other keys of the file stand beside."""
+    if len(lacking) != 1 or 3 * len(lacking) <= len(way):
+        return 0 < 3 * len(lacking) <= len(way)
+    place = ".".join(lacking[0].split(".")[:2])
+    return any(name.startswith(f"{place}.") for name in header.tensors)
+
+
+def _claims(family: Family, header: Header, more: list[str]) -> bool:
+    """Whether a family would claim a header with more keys, of which a rule may want to know what nobody knows."""
+    added = {pattern: TensorInfo(shape=(), dtype=torch.float32) for pattern in more}
+    try:
+        return family.detect(replace(header, tensors={**header.tensors, **added}))
+    except (ValueError, TypeError, LookupError):
+        return False

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config_io import to_dict
+from ..config_io import from_dict, to_dict
 from ..errors import CheckpointError, ConfigError
 from .ema import with_weights
 from .families import FAMILIES
@@ -133,13 +133,31 @@ def _asked(family: Family, header: Header, config: Mapping[str, Any] | PathLike 
 
 
 def _infer(family: Family, header: Header, sidecar: Sidecar) -> Any:
+    """The config of a file, each setting of its own type. Raises: CheckpointError, ConfigError, which name the file."""
+    name = header.path.name
+    blamed = f"{name} or its config {sidecar.name}" if sidecar else name
     try:
-        return family.infer(header, sidecar)
-    except (ConfigError, CheckpointError):
+        settings = family.infer(header, sidecar)
+        from_dict(type(settings), to_dict(settings))
+    except ConfigError as error:
+        known = name in str(error) or sidecar.name in str(error)
+        raise error if known else ConfigError(f"{blamed}: {error}") from error
+    except CheckpointError:
         raise
-    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
-        beside = f" or its config {sidecar.name}" if sidecar else ""
-        raise CheckpointError(f"{header.path.name}{beside} is no sound {family.name} checkpoint: {error}") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
+        reason = _reason(error, sidecar)
+        raise CheckpointError(f"{blamed} is no sound {family.name} checkpoint: {reason}") from error
+    return settings
+
+
+def _reason(error: Exception, sidecar: Sidecar) -> str:
+    """What went wrong in words, with the setting that was read last where it may be that one."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    if isinstance(error, IndexError) or "unpack" in str(error):
+        return "a tensor has more or fewer sides than it should"
+    last = f" (read last: {next(reversed(sidecar.found))})" if sidecar and sidecar.found else ""
+    return f"{error}{last}"
 
 
 def _sources(family: Family, sidecar: Sidecar) -> dict[str, str]:

@@ -50,10 +50,9 @@ class Sidecar(Mapping[str, Any]):
         value: Any = self.data
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None and not isinstance(value, Mapping):
-            self.found[self.place + path] = self.name
-        elif source:
-            self.found[self.place + path] = source
+        if where := self.name if value is not None and not isinstance(value, Mapping) else source:
+            self.found.pop(self.place + path, None)  # the last one asked for is the last
+            self.found[self.place + path] = where
         return default if value is None else value
 
     def first(self, paths: Sequence[str], default: Any = None, source: str = "") -> Any:

@@ -17,7 +17,7 @@ from .word_pieces import WordPieceTokenizer
 
 Kind = Literal["clip", "bert"]
 
-LARGEST = 64_000_000
+LARGEST = 16_000_000
 """Bytes of a vocabulary file; CLIP's and BERT's have about one million."""
 
 MERGES = 49152 - 256 - 2
@@ -57,7 +57,7 @@ def _padding(folder: Path) -> int | None:
         given = next((token for config in configs if (token := config.get("pad_token")) is not None), None)
         token = given.get("content") if isinstance(given, dict) else given
         return None if token is None else _token_numbers(folder).get(token)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"the tokenizer's config in {folder} cannot be read: {error}") from error
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from vitrail.core.checkpoints import load
 from vitrail.core.checkpoints.placeholders import TRAINING_CLASSES, placeholder
 from vitrail.core.checkpoints.read import read_header, read_tensors
-from vitrail.core.errors import CheckpointError, UnsafeFile, VitrailError
+from vitrail.core.errors import CheckpointError, KeyMismatch, UnknownFamily, UnsafeFile, VitrailError
 from vitrail.headless.cli import main
 
 GOOD = save({"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, {"made": "here"})
@@ -348,3 +348,81 @@ def test_commands_say_one_line_and_leave_nothing(
 
 
 PARTS = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant_conv", "quantize.embedding")
+
+
+@pytest.mark.parametrize("key", ["decoder.conv_out.weight", "encoder.conv_in.weight"])
+def test_a_file_that_lacks_what_its_family_is_told_by_says_so(key: str, tmp_path: Path) -> None:
+    golden = case("ldm_vq_f4")
+    state = read_tensors(read_header(golden.path / "model.ckpt"))
+    del state[key]
+    (tmp_path / "m.safetensors").write_bytes(save(state))
+    with pytest.raises(UnknownFamily, match=rf"would be compvis-\w+ if it had {key}: is the file whole"):
+        load(tmp_path / "m.safetensors")
+
+
+def test_all_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    golden = case("ldm_vq_f4")
+    state = read_tensors(read_header(golden.path / "model.ckpt"))
+    lost = [name for name in state if name.endswith("norm1.bias")]
+    wrong = [name for name in state if name.endswith("norm2.bias")]
+    state = {name: tensor for name, tensor in state.items() if name not in lost}
+    state |= {name: state[name][1:].clone() for name in wrong} | {"surplus.weight": torch.zeros(1)}
+    state["quant_conv.weight"] = state["quant_conv.weight"].long()
+    (tmp_path / "m.safetensors").write_bytes(save(state))
+    with pytest.raises(KeyMismatch, match="Is the file whole") as error:
+        load(tmp_path / "m.safetensors")
+    assert all(name in str(error.value) for name in [*lost, *wrong, "surplus.weight"])
+    assert "quant_conv.weight torch.int64 instead of torch.float32" in str(error.value)
+    assert len(str(error.value)) < 4000
+
+
+OTHERS = {
+    b"\x89PNG\r\n\x1a\n": "PNG picture", b"\xff\xd8\xff\xe0": "JPEG", b"GIF89a": "GIF", b"RIFF....WEBP": "WebP",
+    b"\0\0\0\x18ftypmp42": "video", b"\x89HDF\r\n\x1a\n": "HDF5", b"\x1f\x8b\x08": "gzip", b"7z\xbc\xaf'\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR", b"\xfd7zXZ\0": "xz", b"%PDF-1.4": "PDF", b"\x93NUMPY\x01": "NumPy", b"\0" * 512: "zeros",
+    b"/annex/objects/SHA256E-s42--cc.ckpt": "git annex get", b"<Error><Code>": "XML", b"# Model card\n\nA": "is a text",
+    b'{"error":"Repository not found"}': "is a text", b'{"error": {"a": 1}}': "is a text",
+    b"PK\x05\x06" + b"\0" * 18: "zip",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("start", OTHERS)
+def test_other_files_are_named_for_what_they_are(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.ckpt").write_bytes(start + bytes(range(128, 160)) * ("text" not in OTHERS[start]))
+    with pytest.raises(CheckpointError, match=OTHERS[start]):
+        read_header(tmp_path / "m.ckpt")
+
+
+@pytest.mark.parametrize("length", [0x8B1F, 0x685A42, 0x020080, 640])
+def test_a_length_that_begins_like_another_file_is_a_length(length: int, tmp_path: Path) -> None:
+    header = json.dumps({"a": entry()}).encode()
+    (tmp_path / "m").write_bytes(struct.pack("<Q", length) + header.ljust(length) + b"12345678")
+    assert read_header(tmp_path / "m").shape("a") == (2,)
+
+
+def test_sizes_that_take_long_to_multiply_are_not(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(safetensors({"a": entry(shape=[10**17] * 200_000)}, b"12345678"))
+    with pytest.raises(UnsafeFile, match="the header lies"):
+        read_header(tmp_path / "m")
+
+
+def test_names_that_are_too_long_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (tmp_path / ("a" * 300), tmp_path / ("a/" * 3000)):
+        assert main(["inspect", str(path)]) == 2 and main(["convert", str(path), str(tmp_path / "o.safetensors")]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2 and all(len(line) < 500 and "File name too long" in line for line in lines)
+
+
+def test_a_link_to_itself_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.ckpt").symlink_to("m.ckpt")
+    assert main(["convert", str(tmp_path / "m.ckpt"), str(tmp_path / "o.safetensors")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_numbers_that_float32_does_not_hold_are_none(tmp_path: Path) -> None:
+    golden = case("ldm_vq_f4")
+    state = read_tensors(read_header(golden.path / "model.ckpt"))
+    state["decoder.conv_in.bias"] = torch.full_like(state["decoder.conv_in.bias"], 1.0).double() * 1e300
+    (tmp_path / "m.safetensors").write_bytes(save(state))
+    with pytest.raises(CheckpointError, match="no numbers"):
+        load(tmp_path / "m.safetensors")

@@ -15,7 +15,7 @@ from vitrail.core.checkpoints.ema import with_weights
 from vitrail.core.checkpoints.read import read_header, read_tensors
 from vitrail.core.checkpoints.safetensors_file import write_tensors
 from vitrail.core.checkpoints.sidecar import Sidecar, beside, read_sidecar
-from vitrail.core.errors import CheckpointError, ConfigError
+from vitrail.core.errors import CheckpointError, ConfigError, VitrailError
 
 
 def test_the_config_of_the_same_name_comes_first(tmp_path: Path) -> None:
@@ -197,3 +197,36 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     state["decoder.conv_in.bias"].fill_(1e38)
     write_tensors(tmp_path / "m.safetensors", state, {})
     load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"ddconfig": {"resolution": "wide"}}, "resolution"),
+        ({"ddconfig": {"resolution": 32.5}}, "resolution is 32.5; expected int"),
+        ({"lossconfig": {"params": {"kl_weight": "heavy"}}}, r"read last: model\.params\.lossconfig.*kl_weight"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(params: Any, message: str, tmp_path: Path) -> None:
+    golden = case("ldm_kl_f4")
+    (tmp_path / "m.ckpt").write_bytes((golden.path / "model.ckpt").read_bytes())
+    (tmp_path / "m.json").write_text(json.dumps({"model": {"params": params}}))
+    for step in (describe, load):
+        with pytest.raises(VitrailError, match=message) as error:
+            step(tmp_path / "m.ckpt")
+        assert "m.ckpt" in str(error.value) and "m.json" in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_the_mark_that_windows_begins_texts_with_is_no_text(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"m.{ending}").write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')
+    assert dict(read_sidecar(tmp_path / "m.ckpt", None)) == {"a": 1}
+
+
+def test_weights_are_not_their_own_config(tmp_path: Path) -> None:
+    golden = case("ldm_kl_f4")
+    for ending in ("yaml", "json"):
+        (tmp_path / f"m.{ending}").write_bytes((golden.path / "model.ckpt").read_bytes())
+        assert describe(tmp_path / f"m.{ending}", config=golden.config)["family"] == "compvis-kl"
+        assert beside(tmp_path / f"m.{ending}") is None
+        (tmp_path / f"m.{ending}").unlink()

@@ -94,6 +94,8 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip(
         ("a: '" + "b: c\n  " * 9_000, "lines"),
         ('a: "\\q"', "escape"),
         ("? a", "complex"),
+        ('a: "' + ('\\"' * 4900 + "\n  ") * 19, "not closed"),  # quotes without end, which are all escaped
+        ("a: [" + ("'\"" * 4900 + "\n  ") * 19, "not closed|lacks"),
     ],
 )
 def test_what_is_no_config_is_refused_with_its_line(text: str, message: str) -> None:

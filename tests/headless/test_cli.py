@@ -16,7 +16,7 @@ from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig, VQConfig
 from vitrail.core.checkpoints import save_model
-from vitrail.core.errors import ConfigError
+from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.headless import run as runner
 from vitrail.headless.cli import main
 
@@ -79,11 +79,19 @@ def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("error", "trace"), [(ConfigError("set it\nright"), False), (RuntimeError("why"), True)])
+@pytest.mark.parametrize(
+    ("error", "status", "trace"),
+    [(ConfigError("set it right"), 1, False), (CheckpointError("cut short"), 2, False), (RuntimeError("why"), 1, True)],
+)
 def test_a_node_that_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, trace: bool
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    trace: bool,
 ) -> None:
-    """One line for what was foreseen, the whole trace for what was not."""
+    """One line for what was foreseen, the whole trace for what was not; a wrong file is wrong input."""
     classes = fake_classes()
 
     class Broken(classes["Number"]):
@@ -93,7 +101,7 @@ def test_a_node_that_fails(
     monkeypatch.setattr(runner, "all_classes", lambda: {**classes, "Number": Broken})
     canvas = Canvas().node(1, "Number", [7], outputs="INT").node(2, "Sink", inputs="source:*").link(1, 0, 2, "source")
     (tmp_path / "w.json").write_text(json.dumps(canvas.data()))
-    assert main(["run", str(tmp_path / "w.json")]) == 1
+    assert main(["run", str(tmp_path / "w.json")]) == status
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "vitrail: Number #1: " + " ".join(str(error).split())
     assert (len(lines) > 1) is trace

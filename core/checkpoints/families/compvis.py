@@ -77,12 +77,9 @@ def infer_kl(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
 
 def _infer(header: Header, sidecar: Sidecar, bottleneck: BottleneckConfig) -> AutoencoderConfig:
     resolution = sidecar.at("model.params.ddconfig.resolution", RESOLUTION, f"{RESOLUTION}, as public configs have it")
-    try:
-        bounded = bool(sidecar.at("model.params.ddconfig.tanh_out", False))
-        said = {**_sizes(header, resolution), **_latent(sidecar), "tanh_out": bounded}
-        return AutoencoderConfig(**said, bottleneck=bottleneck)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{header.path.name} lacks keys of a CompVis autoencoder: {error}") from error
+    bounded = bool(sidecar.at("model.params.ddconfig.tanh_out", False))
+    said = {**_sizes(header, resolution), **_latent(sidecar), "tanh_out": bounded}
+    return AutoencoderConfig(**said, bottleneck=bottleneck)
 
 
 def _latent(sidecar: Sidecar) -> dict[str, Any]:
