@@ -79,7 +79,7 @@ def read_tokenizer(folder: Path, kind: Kind) -> Tokenizer | None:
         return reader(folder)
     except ConfigError as error:
         raise ConfigError(f"the vocabulary in {folder}: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"the vocabulary in {folder} cannot be read: {error}") from error
 
 
