@@ -1,6 +1,7 @@
 """CLIP's byte pairs and BERT's word pieces, from every layout of vocabulary files; where libraries are, they agree."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -159,9 +160,9 @@ def test_tokenizers_reads_berts_vocabulary_the_same() -> None:
     ours = WordPieceTokenizer(vocab)
 
     @settings(max_examples=100, deadline=None)
-    @given(TEXTS.filter(lambda text: not any(0x2B820 <= ord(letter) < 0x2B920 for letter in text)))
+    @given(TEXTS.filter(lambda text: not re.search(r"[\U0002B820-\U0002B91F]|\[(CLS|SEP|PAD|UNK)\]", text)))
     def agree(text: str) -> None:
-        """All but 256 ideographs, which BERT's own code takes for words and this library does not."""
+        """All but 256 ideographs, words to BERT's own code and not to this library, and BERT's tokens spelt out."""
         assert ours.ids(text) == peer.encode(text, add_special_tokens=False).ids
 
     agree()
