@@ -6,7 +6,7 @@ from typing import Any
 
 from ..core import checkpoints
 from ..core.codebook import report
-from ..core.errors import UnknownFamily
+from ..core.errors import KeyMismatch, UnknownFamily
 from ..nodes.spandrel_refiner import describe as describe_other
 
 KINDS = ("autoencoder", "diffusion", "refiner", "prior")
@@ -27,7 +27,12 @@ def _examine_file(path: Path) -> dict[str, Any]:
         found = checkpoints.describe(path)
     except UnknownFamily as unknown:
         return describe_other(unknown, path)
-    checkpoints.verify(path)
+    try:
+        checkpoints.verify(path)
+    except KeyMismatch as mismatch:
+        if found["kind"] != "refiner":
+            raise
+        return describe_other(mismatch, path)
     if found["kind"] != "autoencoder":
         return found
     codebook = checkpoints.load(path).codebook  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,6 +21,7 @@ from vitrail.core.checkpoints.families import FAMILIES
 from vitrail.core.checkpoints.family import family_of
 from vitrail.core.checkpoints.read import read_header
 from vitrail.core.errors import CheckpointError, ConfigError, KeyMismatch, ShapeError, UnknownFamily, UnsafeFile
+from vitrail.core.refine import Refiner
 from vitrail.headless.examine import as_text, examine
 from vitrail.nodes import host, spandrel_refiner
 from vitrail.nodes.host_upscale import HostUpscaler
@@ -287,12 +288,17 @@ def test_our_rrdb_is_spandrels(spandrel: Any, tmp_path: Path, pictures: Pictures
     torch.testing.assert_close(refine(image, load(path)), expected, atol=1e-5, rtol=0)
 
 
-def test_an_rrdb_that_ours_is_not_is_spandrels(spandrel: Any, folder: Path, pictures: Pictures) -> None:
+@pytest.mark.parametrize("plus", [True, False])
+@pytest.mark.parametrize("scale", [1, 2, 8])
+def test_other_scales_of_the_oldest_rrdb_are_ours(
+    spandrel: Any, folder: Path, pictures: Pictures, scale: int, plus: bool
+) -> None:
     from spandrel.architectures.ESRGAN import ESRGAN
 
-    state = random_state(ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=2, scale=8))
-    found = refine(pictures(), opened(written(state, folder / "a.pth")))
-    assert found.shape == (1, 256, 256, 3)
+    state = random_state(ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=2, scale=scale, plus=plus))
+    refiner = opened(written(state, folder / "a.pth"))
+    found = refine(pictures(), refiner)
+    assert isinstance(refiner, Refiner) and found.shape == (1, 32 * scale, 32 * scale, 3)
     torch.testing.assert_close(found, theirs(spandrel, state, pictures()), atol=1e-5, rtol=0)
 
 
@@ -386,6 +392,10 @@ def test_inspect_says_what_it_is(spandrel: Any, tmp_path: Path) -> None:
     assert found["config"]["scale"] == 2 and "RealESRGAN Compact" in as_text([found])
     with pytest.raises(UnknownFamily, match="of no family known here.*no such refiner either"):
         examine(str(tmp_path / written({"nothing.weight": torch.ones(2)}, tmp_path / "b.safetensors")))
+    state = newest(rrdb())
+    del state["conv_hr.bias"]
+    with pytest.raises(KeyMismatch, match="1 keys missing.*spandrel cannot build it"):
+        examine(str(tmp_path / written(state, tmp_path / "c.pth")))
 
 
 def test_a_network_that_needs_a_mask_is_refused(spandrel: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
