@@ -67,10 +67,11 @@ class GANRefine(Node):
         from .tiling import finished
 
         refiner = given(refiner, "refiner", "its loader gave none: look at Load GAN Refiner or Load Upscale Model")
+        refiner = host.unwrap_upscaler(refiner) or refiner
         x, alpha = host.split_alpha(image)
         x = ((x + 1) / 2).float().cpu()
         network = partial(refiner.picture, fidelity=fidelity) if hasattr(refiner, "picture") else refiner
-        with host.loaded(_module(refiner), tuple(x.shape)) as device:
+        with host.loaded(_module(refiner), _seen(refiner, x)) as device:
             steps = refine_steps(
                 network,
                 x,
@@ -92,6 +93,12 @@ class GANRefine(Node):
 def _module(refiner: Any) -> Any:
     """The network of a refiner, ours or a stock upscale model's, for the host's memory manager."""
     return refiner if hasattr(refiner, "parameters") else refiner.model
+
+
+def _seen(refiner: Any, x: Tensor) -> tuple[int, ...]:
+    """The shape of what the network sees at once: one face of its own size, or the pictures."""
+    face = getattr(refiner, "face", None)
+    return tuple(x.shape) if face is None else (1, x.shape[1], face, face)
 
 
 def _coloured(refined: Tensor) -> Tensor:

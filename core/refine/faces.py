@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, VitrailError
+from ..memory import out_of_memory
 from .resize import resize
 
 
@@ -26,17 +27,20 @@ class FaceRestorer(nn.Module):
 
     @torch.no_grad()
     def picture(self, image: Tensor, fidelity: float = 0.5) -> Tensor:
-        """A restored picture of the same size: it is brought to the size that the network learnt on, and back.
+        """Restored pictures of the same size: each is brought to the size that the network learnt on, and back.
 
         image: [B, 3, H, W] in 0..1. fidelity: 0..1, passed over by a network that has no such control.
         Returns [B, 3, H, W] float32 in 0..1.
-        Raises: ConfigError for another fidelity.
+        Raises: ConfigError for another fidelity, VitrailError where memory runs out for one face.
         """
         if not 0 <= fidelity <= 1:
             raise ConfigError(f"fidelity is {fidelity}; expected 0 (invents most) to 1 (nearest to the picture)")
-        x = resize(image, (self.face, self.face)).to(next(self.parameters())) * 2 - 1
-        made = (self(x, fidelity).float() + 1) / 2
-        return resize(made, (image.shape[2], image.shape[3])).clamp(0, 1).to(image.device)
+        try:
+            return torch.cat([self._restored(one, fidelity) for one in image.split(1)])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise VitrailError(f"memory ran out for a face of {self.face} x {self.face} pixels: free some") from error
 
     def refine(self, image: Tensor, tile: int = 0, overlap: int = 16, fidelity: float = 0.5) -> Tensor:
         """As `picture`; a face is restored whole, so that tiles do not apply."""
@@ -45,3 +49,8 @@ class FaceRestorer(nn.Module):
     def realism(self, image: Tensor) -> Tensor:
         """Raises: ConfigError: its files have no critic."""
         raise ConfigError("this refiner was saved without its critic; load one that has a discriminator")
+
+    def _restored(self, image: Tensor, fidelity: float) -> Tensor:
+        x = resize(image, (self.face, self.face)).to(next(self.parameters())) * 2 - 1
+        made = (self(x, fidelity).float() + 1) / 2
+        return resize(made, (image.shape[2], image.shape[3])).clamp(0, 1).to(image.device)
