@@ -15,11 +15,13 @@ LAYER_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "act": ActNorm,
     "instance": nn.InstanceNorm2d,
     "identity": nn.Identity,
+    "spectral_batch": nn.BatchNorm2d,
 }
 """Norms that are layers of their own."""
 
-NORMS = ("batch", "none", "spectral", "act", "instance", "identity")
-UNBIASED = ("batch", "identity")
+NORMS = ("batch", "none", "spectral", "act", "instance", "identity", "spectral_batch")
+SPECTRAL = ("spectral", "spectral_batch")
+UNBIASED = ("batch", "identity", "spectral_batch")
 """Norms whose convolutions have no bias."""
 
 
@@ -29,7 +31,8 @@ class PatchGANConfig:
 
     in_channels: of the pictures; ndf: width of the first layer; n_layers: layers of stride 2.
     norm: "batch" (as published), "none", "spectral" (Miyato et al. 2018; the steadiest in short runs), "act"
-    (`ActNorm`, taming's use_actnorm), "instance" (CycleGAN's) or "identity" (pix2pix's "none": no bias either).
+    (`ActNorm`, taming's use_actnorm), "instance" (CycleGAN's), "identity" (pix2pix's "none": no bias either) or
+    "spectral_batch" (VQFR's: both).
     Raises: ConfigError for sizes below 1 or another norm.
     """
 
@@ -57,7 +60,7 @@ class PatchGAN(nn.Module):
     def __init__(self, config: PatchGANConfig) -> None:
         super().__init__()
         self.config = config
-        wrap: Callable[[nn.Conv2d], nn.Module] = spectral_norm if config.norm == "spectral" else lambda layer: layer
+        wrap: Callable[[nn.Conv2d], nn.Module] = spectral_norm if config.norm in SPECTRAL else lambda layer: layer
         widths = [config.ndf * min(2**i, 8) for i in range(config.n_layers + 1)]
         layers: list[nn.Module] = [wrap(nn.Conv2d(config.in_channels, widths[0], 4, 2, 1)), nn.LeakyReLU(0.2)]
         for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 1):

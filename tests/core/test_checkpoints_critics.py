@@ -54,6 +54,21 @@ def test_patchgans_come_back_whatever_their_norm(norm: str, n_layers: int, tmp_p
         assert torch.equal(opened(x), critic.eval()(x))
 
 
+@pytest.mark.parametrize("norm", ["spectral", "spectral_batch"])
+def test_spectral_norm_as_a_module_around_layers(norm: str, tmp_path: Path) -> None:
+    """VQFR's names."""
+    critic = PatchGAN(PatchGANConfig(in_channels=3, ndf=2, n_layers=2, norm=norm))
+    critic.train()(torch.randn(3, 3, 24, 24))
+    names = {"parametrizations.weight.original": "weight_bar", **dict(list(NAMES.items())[1:])}
+    state = {}
+    for name, tensor in critic.state_dict().items():
+        new = next((name.replace(ours, f"module.{theirs}") for ours, theirs in names.items() if ours in name), name)
+        is_layer = f"{name.removesuffix('.bias')}.parametrizations.weight.original" in critic.state_dict()
+        state[name.replace(".bias", ".module.bias") if is_layer else new] = tensor
+    opened, x = load(written({"params": state}, tmp_path / "net_d_local.pth")), torch.randn(2, 3, 24, 30)
+    assert opened.config == critic.config and torch.equal(opened(x), critic.eval()(x))
+
+
 @pytest.mark.parametrize("norm", ["batch", "instance", "identity", "spectral"])
 @pytest.mark.parametrize("place", ["model.", "module.model.", "discriminator.main.", "loss.discriminator.main."])
 def test_patchgans_go_by_other_names_too(place: str, norm: str, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Critics and LPIPS as files of their own, and inside the training files of taming's autoencoders.
 
 Source: github.com/CompVis/taming-transformers, taming/modules/{discriminator/model.py,losses/lpips.py};
-github.com/junyanz/pytorch-CycleGAN-and-pix2pix, models/networks.py; github.com/XPixelGroup/BasicSR,
-basicsr/archs/discriminator_arch.py; github.com/richzhang/PerceptualSimilarity.
+github.com/junyanz/pytorch-CycleGAN-and-pix2pix, models/networks.py; github.com/TencentARC/VQFR,
+vqfr/archs/patch_disc_arch.py; github.com/XPixelGroup/BasicSR, basicsr/archs/discriminator_arch.py;
+github.com/richzhang/PerceptualSimilarity.
 """
 
 import re
@@ -27,6 +28,15 @@ SPECTRAL = {
 }
 """Spectral norm as torch named its parts before it had parametrizations."""
 
+WRAPPED = {
+    "{*}.module.weight_bar": "{*}.parametrizations.weight.original",
+    "{*}.module.weight_u": "{*}.parametrizations.weight.0._u",
+    "{*}.module.weight_v": "{*}.parametrizations.weight.0._v",
+    "{*}.module.bias": "{*}.bias",
+}
+"""Spectral norm as a module around a layer, as VQFR's critic has it. Its own code takes one more step of power iteration
+whenever it runs; here the vectors are taken as they are."""
+
 INSIDE_DISCRIMINATOR, INSIDE_PERCEPTUAL = "loss.discriminator.", "loss.perceptual_loss."
 
 
@@ -38,14 +48,15 @@ def infer_patchgan(header: Header, _: Sidecar) -> PatchGANConfig:
         if (found := _CONVOLUTION.fullmatch(name)) and len(info.shape) == 4
     }
     ndf, in_channels = convolutions[0][:2]
-    norm = next((norm for norm, mark in _NORMS.items() if any(mark.fullmatch(name) for name in header.tensors)), None)
+    norms = [norm for norm, mark in _NORMS.items() if any(mark.fullmatch(name) for name in header.tensors)]
+    norm = "spectral_batch" if norms == ["batch", "spectral"] else next(iter(norms), None)
     if norm is None:  # a norm without weights still has its place in the row
         between = "instance" if "main.2.bias" in header else "identity"
         norm = between if sorted(convolutions)[1:3] == [2, 5] else "none"
     return PatchGANConfig(in_channels=in_channels, ndf=ndf, n_layers=len(convolutions) - 2, norm=norm)
 
 
-_CONVOLUTION = re.compile(r"main\.(\d+)\.(?:weight|weight_orig|parametrizations\.weight\.original)")
+_CONVOLUTION = re.compile(r"main\.(\d+)\.(?:weight|weight_orig|module\.weight_bar|parametrizations\.weight\.original)")
 _NORMS = {
     "act": re.compile(r"main\.\d+\.loc"),
     "batch": re.compile(r"main\.\d+\.running_mean"),
@@ -125,7 +136,7 @@ PATCHGAN = Family(
     detect=_OTHERS & Rule(_is_patchgan),
     prepare=_as_main,
     infer=infer_patchgan,
-    keys=lambda _: SPECTRAL,
+    keys=lambda _: WRAPPED | SPECTRAL,
     build=PatchGAN,
 )
 
