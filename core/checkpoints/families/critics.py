@@ -34,8 +34,8 @@ WRAPPED = {
     "{*}.module.weight_v": "{*}.parametrizations.weight.0._v",
     "{*}.module.bias": "{*}.bias",
 }
-"""Spectral norm as a module around a layer, as VQFR's critic has it. Its own code takes one more step of power iteration
-whenever it runs; here the vectors are taken as they are."""
+"""Spectral norm as a module around a layer, as VQFR's critic has it. Its own code takes another step of power
+iteration whenever it runs; here the vectors are taken as they are."""
 
 INSIDE_DISCRIMINATOR, INSIDE_PERCEPTUAL = "loss.discriminator.", "loss.perceptual_loss."
 
