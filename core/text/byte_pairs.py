@@ -16,7 +16,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 LAST = "</w>"
 """Closes the last symbol of a word."""
 
-_FIXED = re.compile(rf"{re.escape(START)}|{re.escape(END)}|'(?:s|t|re|ve|m|ll|d)")
+_AROUND = re.compile(f"({re.escape(START)}|{re.escape(END)})")
+_SHORT = re.compile("'(?:s|t|re|ve|m|ll|d)")
 
 
 class BytePairTokenizer:
@@ -93,14 +94,23 @@ def vocabulary_of(merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def split_words(text: str) -> Iterator[str]:
-    """Lower-case runs of letters, single digits, runs of other signs, and the short ends after an apostrophe."""
-    text = "".join(" " if _is_blank(letter) else letter for letter in unicodedata.normalize("NFC", text)).lower()
+    """Lower-case runs of letters, single digits, runs of other signs, and the short ends after an apostrophe.
+
+    The tokens around a text are words wherever they stand; each letter becomes lower-case by itself, as in
+    transformers: a sigma that ends a word is no other one.
+    """
+    text = "".join(" " if _is_blank(letter) else letter.lower() for letter in unicodedata.normalize("NFC", text))
+    for part in _AROUND.split(text):
+        yield from [part] if part in (START, END) else _words(part)
+
+
+def _words(text: str) -> Iterator[str]:
     kinds = [_kind(letter) for letter in text]
     place = 0
     while place < len(text):
         end = place + 1
-        if fixed := _FIXED.match(text, place):
-            end = fixed.end()
+        if short := _SHORT.match(text, place):
+            end = short.end()
         elif kinds[place] not in "N ":
             while end < len(text) and kinds[end] == kinds[place]:
                 end += 1

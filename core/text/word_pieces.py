@@ -3,14 +3,17 @@
 Source: Devlin et al. 2019, section 3; Wu et al. 2016, section 4.1.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
 from ..errors import ConfigError
 
-START, END, PAD, UNKNOWN = "[CLS]", "[SEP]", "[PAD]", "[UNK]"
+START, END, PAD, UNKNOWN, MASK = "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"
 INNER = "##"
 """Begins every piece of a word but the first."""
+
+_OWN = re.compile("|".join(map(re.escape, (START, END, PAD, UNKNOWN, MASK))))
 
 LONGEST = 100
 """Letters of a word; a longer one is unknown."""
@@ -65,18 +68,27 @@ class WordPieceTokenizer:
 
 
 def split_words(text: str) -> Iterator[str]:
-    """Lower-case words without accents; each sign and each ideograph is a word."""
-    spaced = "".join(_spaced(letter) for letter in text)
-    plain = (c for c in unicodedata.normalize("NFD", spaced.lower()) if unicodedata.category(c) != "Mn")
+    """Lower-case words without accents; each sign and each ideograph is a word, and so is a token of BERT's own."""
+    place = 0
+    for found in _OWN.finditer(text):
+        yield from _words(text[place : found.start()])
+        yield found[0]
+        place = found.end()
+    yield from _words(text[place:])
+
+
+def _words(text: str) -> Iterator[str]:
+    spaced = "".join(_spaced(letter).lower() for letter in text)
+    plain = (c for c in unicodedata.normalize("NFD", spaced) if unicodedata.category(c) != "Mn")
     return iter("".join(f" {c} " if _is_sign(c) else c for c in plain).split())
 
 
 def _spaced(letter: str) -> str:
     """White space as a blank, control characters as nothing, an ideograph with room around it."""
-    kind = unicodedata.category(letter)[0]
-    if letter in "\t\n\r" or kind == "Z":
+    kind = unicodedata.category(letter)
+    if letter in "\t\n\r" or kind.startswith("Z"):
         return " "
-    if letter == "\ufffd" or kind == "C":
+    if letter == "\ufffd" or kind in ("Cc", "Cf", "Co", "Cs"):
         return ""
     return f" {letter} " if any(low <= ord(letter) <= high for low, high in IDEOGRAPHS) else letter
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vitrail.core.bottlenecks import KLConfig
 from vitrail.core.checkpoints import describe, load, save_model
 from vitrail.core.checkpoints.convert import convert
 from vitrail.core.checkpoints.read import read_header
+from vitrail.core.checkpoints.write_compvis import compvis_layout
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from vitrail.core.diffusion.unet import UNet, UNetConfig
 from vitrail.core.errors import CheckpointError, ConfigError
@@ -242,3 +244,31 @@ def test_attention_of_two_kinds_in_one_network_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="plain attention beside attention to a context"):
         load(folder)
+
+
+VISION = ("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_projection.weight")
+VISUAL = ("visual.conv1.weight", "visual.transformer.resblocks.0.attn.in_proj_weight", "text_projection")
+
+
+@torch.no_grad()
+def test_the_half_of_a_clip_model_that_looks_at_pictures_is_left_out(tmp_path: Path) -> None:
+    source, ids = case("clip_text_quickgelu"), torch.arange(5)[None]
+    settings = json.loads((source.path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": settings}))
+    rest = {name: torch.randn(4, 4) for name in (*VISION, "logit_scale")}
+    save_file(load_file(source.path / "model.safetensors") | rest, tmp_path / "model.safetensors")
+    assert torch.equal(load(tmp_path)(ids), load(source.path)(ids))
+
+
+@torch.no_grad()
+def test_the_same_of_open_clip(tmp_path: Path) -> None:
+    config = replace(words(pad=0), activation="gelu")
+    unet = {"norm_groups": 32, "model_channels": 32, "new_attention_order": False}
+    whole = LatentDiffusion(LatentDiffusionConfig(unet=network(context_dim=8, **unet), conditioner=config)).eval()
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    beginning, (tensors, _) = "cond_stage_model.model.", compvis_layout(whole)
+    text = {name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)}
+    save_file(text | {name: torch.randn(4, 4) for name in VISUAL}, tmp_path / "open_clip_model.safetensors")
+    model, ids = load(tmp_path / "open_clip_model.safetensors", config={"heads": 2}), torch.arange(5)[None]
+    torch.testing.assert_close(model(ids), whole.conditioner(ids))

@@ -166,3 +166,18 @@ def test_tokenizers_reads_berts_vocabulary_the_same() -> None:
         assert ours.ids(text) == peer.encode(text, add_special_tokens=False).ids
 
     agree()
+
+
+def test_tokens_around_a_text_are_known_inside_of_it(clip: BytePairTokenizer) -> None:
+    assert clip.ids("!<|endoftext|>red") == [VOCAB["!</w>"], VOCAB["<|endoftext|>"], VOCAB["red</w>"]]
+    bert = WordPieceTokenizer({piece: number for number, piece in enumerate(PIECES)})
+    assert bert.ids("red[SEP]like[sep]") == [4, 3, 9, *bert.ids("[ sep ]")]
+
+
+def test_letters_become_lower_case_one_by_one_and_new_signs_are_unknown_words() -> None:
+    """As in transformers: Python would write another sigma at the end of a word; no control sign is U+1FAE8."""
+    vocab = {piece: number for number, piece in enumerate((*PIECES, "σ", "##σ", "α"))}
+    assert WordPieceTokenizer(vocab).ids("ΑΣ") == [vocab["α"], vocab["##σ"]]
+    assert WordPieceTokenizer(vocab).ids("\U000e0fff red\x07") == [vocab["[UNK]"], vocab["red"]]
+    clip = BytePairTokenizer(VOCAB, MERGES)
+    assert clip.ids("ΑΣ") == clip.ids("ασ") != clip.ids("ας")

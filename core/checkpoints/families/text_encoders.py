@@ -63,7 +63,7 @@ def infer_clip(header: Header, sidecar: Sidecar) -> ClipTextConfig:
 
 def infer_clip_part(header: Header, sidecar: Sidecar) -> ClipTextConfig:
     """The same for one of a pipeline, or alone: its tokenizer, where it is there, says what follows a text."""
-    config = infer_clip(header, sidecar)
+    config = infer_clip(header, sidecar.part("text_config") or sidecar)
     found = find_padding(_places(header))
     if found is None or not 0 <= found < config.vocab:
         return config
@@ -158,9 +158,12 @@ CLIP_KEYS: KeyMap = {
     "text_projection": None,
     "logit_scale": None,
     "attn_mask": None,
+    "visual.{*}": None,
+    "vision_model.{*}": None,
+    "visual_projection.{*}": None,
     "{*}": "{*}",
 }
-"""What is left out is a count of places, and what compares texts with pictures."""
+"""What is left out is a count of places, and what looks at pictures or compares texts with them."""
 
 
 def infer_ldm_bert(header: Header, sidecar: Sidecar) -> BertConfig:
