@@ -198,7 +198,8 @@ def test_networks_without_a_text_are_written_as_pipelines_too(tmp_path: Path) ->
 def test_a_vocabulary_goes_along(to: str, tmp_path: Path) -> None:
     vocab = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b"])}
     bert = BertConfig(vocab=6, length=9, width=8, depth=1, heads=2, head_width=4, start=0, end=0)
-    model = LatentDiffusion(LatentDiffusionConfig(unet=network(context_dim=8), conditioner=bert))
+    config = LatentDiffusionConfig(unet=network(context_dim=8), conditioner=bert, autoencoder=KL)
+    model = LatentDiffusion(config)
     save_model(model, tmp_path / "x.safetensors")
     (tmp_path / "vocab.txt").write_text("\n".join(vocab) + "\n")
     out = tmp_path / "new" / ("folder" if to == "diffusers" else "x.safetensors")
