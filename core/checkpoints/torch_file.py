@@ -27,7 +27,7 @@ MAGIC, PICKLES_AFTER = 0x1950A86A20F9469CFC6C, 4
 Source: github.com/pytorch/pytorch, torch/serialization.py, _legacy_save."""
 
 AVERAGED = ("params_ema", "params-ema", "ema")
-WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net", "ema")
+WRAPPERS = ("state_dict", "params_ema", "params", "model", "params-ema", "model_state_dict", "net", "params_d", "ema")
 """Keys under which training code keeps the weights, the first one found is taken; those of them that are averages.
 
 What stands under "ema" beside plain weights goes by the names of `ema.py`.

@@ -198,7 +198,7 @@ def test_placeholders_are_taken_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "params_ema", "params", "model"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "params_ema", "params", "model", "params_d", "ema"])
 def test_state_dicts_are_found_bare_and_wrapped(wrapper: str | None, zipped: bool, tmp_path: Path) -> None:
     state = {"a": torch.arange(3.0), "n": torch.tensor(4)}
     content = state if wrapper is None else {wrapper: state, "epoch": 3, "optimizer_states": [{"x": torch.zeros(9)}]}
