@@ -112,7 +112,8 @@ def test_a_batch_of_three_with_a_mask_keeps_what_is_black(run: Run, tmp_path: Pa
     assert len(made) == 3 and apart(made[0], made[1]) > 1
     assert apart(made[2], run(graph(source, "masked", seed=5))[0]) < 0.1
     (before,) = run(left_half(graph(source, "masked"), "encode"))
-    assert [apart(after, before) for after in run(left_half(graph(source, "three"), "sampler"))] == [0, 0, 0]
+    kept = run(left_half(graph(source, "three"), "sampler"))
+    assert len(kept) == 3 and max(apart(after, before) for after in kept) < 0.01, "a batch rounds a number otherwise"
 
 
 def left_half(prompt: Prompt, latent: str) -> Prompt:
