@@ -144,7 +144,9 @@ def _vae_settings(config: AutoencoderConfig) -> dict[str, Any]:
     return settings | {"scaling_factor": 1.0} | means
 
 
-UNET = {f.name for f in fields(UNetConfig)} - {"patch_size", "sketch_size", "sketch_width", "conv_resample"}
+UNET = {f.name for f in fields(UNetConfig)} - {
+    "patch_size", "sketch_size", "sketch_width", "conv_resample", "num_heads_upsample", "n_embed",
+}  # fmt: skip
 
 
 def _network(config: UNetConfig, state: Mapping[str, Tensor]) -> Files:
@@ -246,14 +248,17 @@ def _alone(config: UNetConfig, attends: list[bool]) -> dict[str, Any]:
 
 def _scheduler(table: TableConfig, prediction: str) -> dict[str, Any]:
     kinds, names = ({ours: theirs for theirs, ours in pairs.items()} for pairs in (KINDS, PREDICTIONS))
-    if table.kind not in kinds or prediction not in names or (table.kind == "cosine" and (table.s or table.end)):
+    odd = table.kind == "cosine" and (table.s or table.end)
+    if table.kind not in (*kinds, "betas") or prediction not in names or odd:
         raise ConfigError(f"{WHERE} has no place for {table.kind} noise levels with the prediction {prediction}")
     built = table.build()
     ends = {} if table.kind == "cosine" else {"beta_start": table.start, "beta_end": table.end}
+    listed = {} if table.betas is None else {"trained_betas": list(table.betas)}
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": len(built.sigmas),
-        "beta_schedule": kinds[table.kind],
+        "beta_schedule": kinds.get(table.kind, "linear"),
+        **listed,
         **{name: value for name, value in ends.items() if value is not None},
         "prediction_type": names[prediction],
         **({"rescale_betas_zero_snr": True} if table.zero_snr else {}),

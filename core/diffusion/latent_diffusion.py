@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from ..autoencoders.autoencoder import Autoencoder
 from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError
-from ..text.conditioners import ClassEmbedder, ConditionerConfig, SpatialRescaler, build_conditioner
+from ..text.conditioners import (
+    ClassEmbedder,
+    ConditionerConfig,
+    PictureEncoder,
+    SpatialRescaler,
+    build_conditioner,
+)
 from ..text.encoder import StyleTextEncoder, TextConfig
 from ..types import Condition
 from .concat import CONCATS, Picture, concat, kind_of, shrunk
@@ -27,6 +33,7 @@ TABLES: dict[str, tuple[Callable[..., Table], dict[str, str]]] = {  # what makes
     "sqrt": (NoiseTable.sqrt, {"start": "start", "end": "end"}),
     "sigmoid": (NoiseTable.sigmoid, {"start": "start", "end": "end"}),
     "cosine": (NoiseTable.cosine, {"end": "end", "s": "s"}),
+    "betas": (NoiseTable.listed, {"betas": "betas"}),
     "log": (LogTable, {"start": "low", "end": "high"}),
     "flow": (FlowTable, {"shift": "shift"}),
 }
@@ -43,23 +50,27 @@ class TableConfig:
     kind: a key of TABLES; timesteps: number of levels, 2 to a million.
     start, end: first and last beta (linear, scaled_linear, sqrt); end of the cosine (cosine); least and greatest
     sigma (log). s: offset (cosine). shift: towards noise (flow). None leaves the table's own default.
+    betas: all of them, `timesteps` many (betas), for those of no other kind.
     zero_snr: see NoiseTable.zero_terminal; not for log and flow.
     Raises: ConfigError on a setting that the kind does not have; `build` on values out of range.
     """
 
-    kind: Literal["linear", "scaled_linear", "sqrt", "sigmoid", "cosine", "log", "flow"] = "scaled_linear"
+    kind: Literal["linear", "scaled_linear", "sqrt", "sigmoid", "cosine", "log", "flow", "betas"] = "scaled_linear"
     timesteps: int = 1000
     start: float | None = None
     end: float | None = None
     s: float | None = None
     shift: float | None = None
     zero_snr: bool = False
+    betas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in TABLES:
             raise ConfigError(f"no table of noise levels is named {self.kind!r}; there are {', '.join(TABLES)}")
         if self.timesteps > MOST_LEVELS:
             raise ConfigError(f"timesteps is {self.timesteps}; expected at most {MOST_LEVELS}")
+        if (self.kind == "betas") != (self.betas is not None) or len(self.betas or ()) not in (0, self.timesteps):
+            raise ConfigError(f"a {self.kind} table of {self.timesteps} levels with {len(self.betas or ())} betas")
         if self.zero_snr and self.kind in ("log", "flow"):
             raise ConfigError(f"a {self.kind} table of noise levels has no zero_snr")
         if strange := set(self._given) - set(TABLES[self.kind][1]):
@@ -72,8 +83,8 @@ class TableConfig:
         return table.zero_terminal() if self.zero_snr and isinstance(table, NoiseTable) else table
 
     @property
-    def _given(self) -> dict[str, float]:
-        values = {name: getattr(self, name) for name in ("start", "end", "s", "shift")}
+    def _given(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in ("start", "end", "s", "shift", "betas")}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -211,6 +222,8 @@ class LatentDiffusion(nn.Module):
         """
         if isinstance(self.conditioner, SpatialRescaler):
             return shrunk(self.conditioner, self.conditioner.config.in_channels, picture, like)
+        if isinstance(self.conditioner, PictureEncoder):
+            return shrunk(self.conditioner, self.conditioner.config.autoencoder.in_channels, picture, like)
         kind = self.config.concat or kind_of(self.config.unet)
         return None if kind is None else concat(kind, picture, like, self.scale)
 
@@ -224,6 +237,11 @@ class LatentDiffusion(nn.Module):
 
     def _answer(self, x: Tensor, timesteps: Tensor, cond: Condition | None) -> Tensor:
         """The network's raw output, [B, out_channels, h, w]."""
+        if self.config.unet.n_embed is not None:
+            raise ConfigError(
+                "this network scores the codes of its first stage instead of predicting a latent: ask the network "
+                "itself, and look its best codes up"
+            )
         cond = cond or Condition()
         return self.network(x, timesteps, cond.context, cond.vector, concat=cond.concat)
 

@@ -1,6 +1,7 @@
 """Tables: the noise levels that a network was trained on, and the times that it is told for them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,6 +101,11 @@ class NoiseTable:
         u = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
         alpha_bar = torch.cos((u * end + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0, max_beta))
+
+    @classmethod
+    def listed(cls, timesteps: int, betas: Sequence[float]) -> "NoiseTable":
+        """betas as they are; timesteps: how many."""
+        return cls(torch.tensor(betas, dtype=torch.float64))
 
     @classmethod
     def sigmoid(cls, timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> "NoiseTable":

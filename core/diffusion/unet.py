@@ -38,7 +38,8 @@ class UNetConfig:
     num_res_blocks: residual blocks a level on the way down (one more on the way up); one number, or one for each level.
     attention_resolutions: factors of downsampling (1, 2, 4, ...), after the patches, at which there is attention.
     num_heads, num_head_channels: heads of each attention (one number, or one for each level), or channels a head; the
-    second wins, -1 leaves it out.
+    second wins, -1 leaves it out. num_heads_upsample: heads of plain attention on the way up, where num_heads counts
+    and `legacy` is true; -1 for as many.
     transformer_depth: blocks of each spatial transformer; one number, or one for each level (last: also the middle).
     context_dim: width of the context; None means plain self-attention.
     num_classes: number of class labels for `y`; vector_dim: length of vectors for `y`; at most one of them.
@@ -55,6 +56,8 @@ class UNetConfig:
     time_shift, sine_first: see timestep_embedding.
     sketch_size: cells, after the patches, along a side of a guess made from `y` alone, which the first layer sees
     beside x (see Sketch; needs vector_dim); None for no guess. sketch_width: of its hidden layers.
+    n_embed: codes of a codebook, one of which the network predicts for each cell of x instead of a latent, by its
+    scores (latent-diffusion's predict_codebook_ids); None for a latent.
     Raises: ConfigError when values are out of range or do not go together.
     """
 
@@ -87,9 +90,13 @@ class UNetConfig:
     sine_first: bool = False
     sketch_size: int | None = None
     sketch_width: int = 1024
+    num_heads_upsample: int = -1
+    n_embed: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.model_channels, self.patch_size, self.norm_groups)
+        if self.n_embed is not None and (self.n_embed < 1 or self.patch_size > 1):
+            raise ConfigError(f"n_embed is {self.n_embed}, patch_size {self.patch_size}; expected 1 code or more, 1")
         if not self.channel_mult or min(*sizes, *self.widths) < 1:
             raise ConfigError(
                 f"a UNet's channels, patch_size and norm_groups must be 1 or more; found {sizes}, levels {self.widths}"
@@ -120,6 +127,7 @@ class UNetConfig:
             raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
         for level in attending:
             self.heads(level)
+            self.heads(level, up=True)
 
     @property
     def factor(self) -> int:
@@ -150,14 +158,15 @@ class UNetConfig:
         """Whether the residual blocks of that level are followed by attention."""
         return 2**level in self.attention_resolutions and self.depths[level] > 0
 
-    def heads(self, level: int) -> tuple[int, int]:
-        """(number of heads, channels a head) of the attention at that level."""
+    def heads(self, level: int, up: bool = False) -> tuple[int, int]:
+        """(number of heads, channels a head) of the attention at that level, `up` on the way back up."""
         channels = self.widths[level]
         if self.num_head_channels > 0:
             heads = channels // self.num_head_channels
             width = self.num_head_channels if heads and not self.legacy else channels // max(heads, 1)
         else:
-            heads = self._each(self.num_heads)[level]
+            other = up and self.num_heads_upsample > 0 and self.legacy and self.context_dim is None
+            heads = self.num_heads_upsample if other else self._each(self.num_heads)[level]
             width = channels // max(heads, 1)
         exact = heads * width == channels
         if heads < 1 or width < 1 or (not exact and self.context_dim is None):
@@ -168,7 +177,7 @@ class UNetConfig:
         return value if isinstance(value, tuple) else (value,) * len(self.channel_mult)
 
 
-IGNORED = {"image_size", "use_checkpoint", "use_fp16", "use_bf16", "dims", "num_heads_upsample"}
+IGNORED = {"image_size", "use_checkpoint", "use_fp16", "use_bf16", "dims"}
 RENAMED = {"use_new_attention_order": "new_attention_order", "adm_in_channels": "vector_dim"}
 
 
@@ -219,6 +228,9 @@ class UNet(nn.Module):
             nn.SiLU(),
             zero_(nn.Conv2d(top, made, 3, padding=1)),
         )
+        if config.n_embed is not None:
+            norm = nn.GroupNorm(config.norm_groups, top, eps=config.norm_eps)
+            self.id_predictor = nn.Sequential(norm, nn.Conv2d(top, config.n_embed, 1))
 
     def forward(
         self,
@@ -237,7 +249,7 @@ class UNet(nn.Module):
         y: [B, vector_dim] float, or [B] int64 class labels, for a network with either.
         hooks: what else happens on the way.
         concat: [B, c, h, w], stacked behind x where x alone has fewer than in_channels.
-        Returns [B, out_channels, h, w] in the dtype of the weights, or of autocast.
+        Returns [B, out_channels (n_embed, if that is set), h, w] in the dtype of the weights, or of autocast.
         Raises: ShapeError when x, context or y is missing or of another kind.
         """
         x = x if concat is None else torch.cat([x, concat.to(x)], dim=1)
@@ -259,6 +271,8 @@ class UNet(nn.Module):
         for i, block in enumerate(self.output_blocks):
             hooks.block("output", i)
             h = block(torch.cat(hooks.before_output(h, skips.pop()), dim=1), emb, context, hooks)
+        if config.n_embed is not None:
+            return crop(self.id_predictor(h), size)
         return crop(F.pixel_shuffle(self.out(h), config.patch_size), size)
 
     @property
@@ -322,7 +336,7 @@ class UNet(nn.Module):
         for level in reversed(range(len(config.channel_mult))):
             wide = config.widths[level]
             for i in range(config.res_blocks[level] + 1):
-                stage = self._stage(channels + skips.pop(), wide, level)
+                stage = self._stage(channels + skips.pop(), wide, level, up=True)
                 channels = wide
                 if level and i == config.res_blocks[level]:
                     stage.append(
@@ -333,12 +347,12 @@ class UNet(nn.Module):
                 self.output_blocks.append(stage)
         return channels
 
-    def _stage(self, channels: int, out_channels: int, level: int) -> Stage:
+    def _stage(self, channels: int, out_channels: int, level: int, up: bool = False) -> Stage:
         """A residual block and, where the level has it, attention."""
         stage = Stage(self._residual(channels, out_channels))
         if self.config.attends(level):
-            only_context = self.config.disable_self_attentions
-            stage.append(self._attention(level, self.config.depths[level], bool(only_context and only_context[level])))
+            only_context = bool(self.config.disable_self_attentions and self.config.disable_self_attentions[level])
+            stage.append(self._attention(level, self.config.depths[level], only_context, up))
         return stage
 
     def _residual(self, channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
@@ -354,9 +368,9 @@ class UNet(nn.Module):
             eps=config.norm_eps,
         )
 
-    def _attention(self, level: int, depth: int, only_context: bool) -> nn.Module:
+    def _attention(self, level: int, depth: int, only_context: bool, up: bool = False) -> nn.Module:
         config = self.config
-        channels, (heads, width) = config.widths[level], config.heads(level)
+        channels, (heads, width) = config.widths[level], config.heads(level, up)
         if config.context_dim is None:
             return AttentionBlock(channels, heads, config.new_attention_order, config.norm_groups, config.norm_eps)
         return SpatialTransformer(

@@ -1,4 +1,4 @@
-"""What tells public diffusion models what to paint: text encoders, class labels, pictures made small."""
+"""What tells public diffusion models what to paint: text encoders, class labels, pictures made small or encoded."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..autoencoders.autoencoder import Autoencoder
+from ..autoencoders.config import AutoencoderConfig
 from ..errors import ConfigError, ShapeError
 from ..types import Condition
 from .bert import BertConfig, BertEncoder
@@ -128,13 +130,53 @@ class SpatialRescaler(nn.Module):
         return None
 
 
-ConditionerConfig = ClipTextConfig | BertConfig | ClassConfig | RescalerConfig
+@dataclass(frozen=True, kw_only=True)
+class EncodedConfig:
+    """A picture (or a map) as the latent of an autoencoder that is not the model's own."""
+
+    autoencoder: AutoencoderConfig
+
+    @property
+    def context_dim(self) -> None:
+        return None
+
+    @property
+    def vector_dim(self) -> None:
+        return None
+
+
+class PictureEncoder(nn.Module):
+    """A picture's latent, unscaled and not rounded to codes, of a KL autoencoder the mean.
+
+    Source: github.com/CompVis/latent-diffusion, ldm/models/diffusion/ddpm.py, get_learned_conditioning.
+    """
+
+    def __init__(self, config: EncodedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.inner = Autoencoder(config.autoencoder)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, in_channels, H, W] in -1..1 -> [B, embed_dim, h, w]. Raises: ShapeError for other channels."""
+        return self.inner.encode(x)
+
+    def condition(self, x: Tensor) -> Condition:
+        """The condition of a picture [B, in_channels, H, W]."""
+        return Condition(concat=self(x))
+
+    def null(self, batch: int) -> None:
+        """There is no picture that says nothing."""
+        return None
+
+
+ConditionerConfig = ClipTextConfig | BertConfig | ClassConfig | RescalerConfig | EncodedConfig
 
 CONDITIONERS: dict[type, type[nn.Module]] = {
     ClipTextConfig: ClipTextEncoder,
     BertConfig: BertEncoder,
     ClassConfig: ClassEmbedder,
     RescalerConfig: SpatialRescaler,
+    EncodedConfig: PictureEncoder,
 }
 
 

@@ -12,7 +12,7 @@ from golden_cases import Case, case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitrail.core.checkpoints import describe, load
+from vitrail.core.checkpoints import describe, load, save_model
 from vitrail.core.checkpoints.convert import convert
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion
 from vitrail.core.errors import CheckpointError, ConfigError, KeyMismatch, UnsafeFile
@@ -361,13 +361,23 @@ def test_noise_levels_that_end_in_pure_noise(tmp_path: Path) -> None:
     assert load(tmp_path / "again").config.table == changed.config.table
 
 
+def test_noise_levels_listed_one_by_one(tmp_path: Path) -> None:
+    folder = copied("diffusers_sd_folder", tmp_path)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trained_betas": [0.1, 0.3, 0.2]}))
+    loaded = load(folder)
+    assert loaded.table.betas.tolist() == [0.1, 0.3, 0.2] and loaded.config.prediction == "eps"
+    save_model(loaded, tmp_path / "own.safetensors")
+    convert(tmp_path / "own.safetensors", tmp_path / "again", to="diffusers")
+    assert load(tmp_path / "again").config.table == loaded.config.table
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"beta_schedule": "laplace"}, "beta_schedule 'laplace'"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"prediction_type": "flow_prediction"}, "flow_prediction"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
     ],
 )
 def test_schedulers_that_are_not_known(change: dict[str, Any], message: str, tmp_path: Path) -> None:

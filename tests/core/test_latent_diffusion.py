@@ -100,9 +100,16 @@ def test_config_round_trip() -> None:
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_table_builds_and_its_sigmas_ascend(kind: Any) -> None:
-    table = TableConfig(kind=kind, timesteps=50).build()
+    listed = {"betas": (0.1,) * 50} if kind == "betas" else {}
+    table = TableConfig(kind=kind, timesteps=50, **listed).build()
     assert len(table.sigmas) == 50 and (table.sigmas.diff() > 0).all()
     assert table.flow == (kind == "flow")
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "betas"}, {"betas": (0.1,) * 4}, {"kind": "betas", "betas": (0.1,) * 3}])
+def test_a_table_lists_as_many_betas_as_it_has_levels(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="betas"):
+        TableConfig(**{"timesteps": 4, **wrong})
 
 
 def test_table_settings_reach_the_table() -> None:

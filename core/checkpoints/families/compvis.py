@@ -23,6 +23,9 @@ RESOLUTION = 256
 BETA, LEGACY = 0.25, True
 """VQModel builds its quantiser with these in both repositories."""
 
+GUMBEL_WEIGHT = 1e-8
+"""Of the divergence, as GumbelVQ builds its quantiser unless told otherwise."""
+
 USED, UNKNOWN = "quantize.used", "random"
 """The codes that a `remap` kept, and what the others become unless the config says it."""
 
@@ -56,7 +59,7 @@ def _kept(header: Header, sidecar: Sidecar) -> dict[str, Any]:
 def infer_gumbel(header: Header, sidecar: Sidecar) -> AutoencoderConfig:
     """The config of a GumbelVQ."""
     codes, dim = header.shape("quantize.embed.weight")
-    weight = float(sidecar.at("model.params.kl_weight", GumbelConfig().kl_weight))
+    weight = float(sidecar.at("model.params.kl_weight", GUMBEL_WEIGHT, f"{GUMBEL_WEIGHT}, as GumbelVQ has it"))
     book = GumbelConfig(codes=codes, dim=dim, kl_weight=weight)
     return _infer(header, sidecar, GumbelRemapConfig(book=book, **_kept(header, sidecar)) if USED in header else book)
 

@@ -23,7 +23,7 @@ from ..family import Family, Sidecar, has_all, has_none
 from ..folder import read_scheduler
 from ..header import Header
 from ..keymap import KeyMap
-from . import text_encoders
+from . import ldm, text_encoders
 from .diffusers_unet import infer_unet, prepare_unet, unet_keys
 from .diffusers_vae import infer_vae, prepare_vae, vae_keys
 from .sd import SCALE, UPSCALER_SCALE
@@ -139,17 +139,21 @@ def infer_schedule(scheduler: Sidecar, context: bool) -> tuple[TableConfig, str]
     schedule, start, end = DEFAULTS.get(name, DEFAULT)
     kind = KINDS.get(str(scheduler.at("beta_schedule", schedule)))
     said = str(scheduler.at("prediction_type", "epsilon"))
-    if kind is None or scheduler.at("trained_betas") is not None or name.startswith(OTHER_LEVELS):
+    listed = scheduler.at("trained_betas")
+    if (kind is None and listed is None) or name.startswith(OTHER_LEVELS):
         raise CheckpointError(
             f"the scheduler's noise levels ({name}, beta_schedule {scheduler.get('beta_schedule')!r}) are not known "
-            f"here; known are {', '.join(KINDS)}, without trained_betas"
+            f"here; known are {', '.join(KINDS)}"
         )
     if said not in PREDICTIONS:
         raise CheckpointError(f"the scheduler's prediction_type is {said!r}; known are {', '.join(PREDICTIONS)}")
+    zero_snr = bool(scheduler.at("rescale_betas_zero_snr"))
+    if listed is not None:
+        return ldm.listed_table(listed, zero_snr), PREDICTIONS[said]
     shared: dict[str, Any] = {
         "kind": kind,
         "timesteps": int(scheduler.at("num_train_timesteps", STEPS)),
-        "zero_snr": bool(scheduler.at("rescale_betas_zero_snr")),
+        "zero_snr": zero_snr,
     }
     if kind == "cosine":
         return TableConfig(**shared), PREDICTIONS[said]

@@ -7,7 +7,8 @@
 Source: github.com/CompVis/latent-diffusion, ldm/models/diffusion/ddpm.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 
 from ...diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, TableConfig
 from ...diffusion.tables import NoiseTable
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ConfigError
 from ...text.bert import BertConfig, frame_tokens
-from ...text.conditioners import ClassConfig, ConditionerConfig, RescalerConfig
+from ...text.conditioners import ClassConfig, ConditionerConfig, EncodedConfig, RescalerConfig
 from ..family import Family, Rule, Sidecar, has_all, has_none, metadata_is
 from ..header import Header
 from ..keymap import KeyMap
@@ -42,7 +43,7 @@ class Stage:
     """One kind of condition that such a file can hold.
 
     name: of the family. detect: by the keys behind `cond_stage_model.`, whole.
-    infer: (header of what stands behind that prefix, `cond_stage_config`) -> config, or None where nothing is built.
+    infer: (header, params of the model) -> config of what makes the condition, or None where nothing is built.
     keys: config -> names behind the prefix to names of the conditioner's weights.
     scale, heads: of the latent and of the attention, as the public models of that kind have them, where no config says.
     """
@@ -59,7 +60,7 @@ def infer(header: Header, sidecar: Sidecar, stage: Stage) -> LatentDiffusionConf
     """The config of the whole file."""
     params = sidecar.part("model.params")
     unet = infer_unet(header, sidecar, stage.heads)
-    conditioner = stage.infer(header.under(COND), params.part("cond_stage_config"))
+    conditioner = stage.infer(header, params)
     stacked = unet.in_channels - unet.out_channels
     if isinstance(conditioner, RescalerConfig) and conditioner.out_channels is None and stacked > 0:
         conditioner = replace(conditioner, in_channels=stacked)
@@ -114,16 +115,29 @@ def infer_table(header: Header, params: Sidecar) -> TableConfig:
 
 
 def _recognised(header: Header) -> TableConfig:
-    """The kind of table that makes the betas in the file."""
+    """The kind of table that makes the betas in the file, or these betas themselves."""
     betas = header.value("betas").double()
-    ends: dict[str, Any] = {"timesteps": len(betas), "start": float(betas[0]), "end": float(betas[-1])}
-    candidates = [TableConfig(kind="scaled_linear", **ends), TableConfig(kind="linear", **ends)]
-    candidates.append(TableConfig(kind="cosine", timesteps=len(betas)))
-    for config in candidates:
+    steps, first, last = len(betas), float(betas[0]), float(betas[-1])
+    rounding = 1e-5 if header.tensors["betas"].dtype.itemsize >= 4 else 1e-3
+    candidates = (
+        TableConfig(kind="scaled_linear", timesteps=steps, start=first, end=last),
+        TableConfig(kind="linear", timesteps=steps, start=first, end=last),
+        TableConfig(kind="sqrt", timesteps=steps, start=first**2, end=last**2),
+        TableConfig(kind="cosine", timesteps=steps),
+    )
+    return next((each for each in candidates if _makes(each, betas, rounding)), listed_table(betas.tolist()))
+
+
+def _makes(config: TableConfig, betas: torch.Tensor, rounding: float) -> bool:
+    with suppress(ConfigError):
         table = config.build()
-        if isinstance(table, NoiseTable) and torch.allclose(table.betas, betas, rtol=1e-3, atol=1e-7):
-            return config
-    raise CheckpointError(f"{header.path.name}: its noise levels are of no known kind: give the config beside the file")
+        return isinstance(table, NoiseTable) and torch.allclose(table.betas, betas, rtol=rounding, atol=1e-7)
+    return False
+
+
+def listed_table(betas: Sequence[float], zero_snr: bool = False) -> TableConfig:
+    """Noise levels of no known kind, one by one."""
+    return TableConfig(kind="betas", timesteps=len(betas), betas=tuple(map(float, betas)), zero_snr=zero_snr)
 
 
 def _keys(config: LatentDiffusionConfig, stage: Stage) -> KeyMap:
@@ -143,7 +157,8 @@ LEFTOVERS: KeyMap = {**dict.fromkeys(BUFFERS), "low_scale_model.{*}": None, "los
 """Numbers that a trainer keeps, and that follow from the table of noise levels."""
 
 
-def _bert(header: Header, _: Sidecar) -> BertConfig:
+def _bert(whole: Header, _: Sidecar) -> BertConfig:
+    header = whole.under(COND)
     vocab, width = header.shape("transformer.token_emb.weight")
     layers = compvis.indices(header, r"transformer\.attn_layers\.layers\.(\d+)\..*")
     inner = header.shape("transformer.attn_layers.layers.0.1.to_q.weight")[0]
@@ -181,24 +196,27 @@ def bert_keys(config: BertConfig) -> KeyMap:
 
 
 def _classes(header: Header, _: Sidecar) -> ClassConfig:
-    classes, width = header.shape("embedding.weight")
+    classes, width = header.shape(f"{COND}embedding.weight")
     return ClassConfig(classes=classes, width=width)
 
 
-def _rescaler(header: Header, stage: Sidecar) -> RescalerConfig:
-    outputs, inputs = header.shape("channel_mapper.weight")[:2]
+def _rescaler(header: Header, params: Sidecar) -> RescalerConfig:
+    outputs, inputs = header.shape(f"{COND}channel_mapper.weight")[:2]
+    stage = params.part("cond_stage_config")
+    usual = 1 if stage else 2
     return RescalerConfig(
         in_channels=inputs,
         out_channels=outputs,
-        stages=int(stage.at("params.n_stages", 2, "2, as semantic synthesis has it")),
+        stages=int(stage.at("params.n_stages", usual, "1, its own default" if stage else "2, as semantic synthesis")),
         multiplier=float(stage.at("params.multiplier", 0.5)),
         method=str(stage.at("params.method", "bilinear")),
-        bias="channel_mapper.bias" in header,
+        bias=f"{COND}channel_mapper.bias" in header,
     )
 
 
-def _weightless(_: Header, stage: Sidecar) -> RescalerConfig | None:
+def _weightless(_: Header, params: Sidecar) -> RescalerConfig | None:
     """A rescaler that mixes no channels has no weights: only the config knows of it. Its channels are the network's."""
+    stage = params.part("cond_stage_config")
     if not str(stage.at("target", "")).endswith("SpatialRescaler"):
         return None
     return RescalerConfig(
@@ -208,14 +226,29 @@ def _weightless(_: Header, stage: Sidecar) -> RescalerConfig | None:
     )
 
 
-def _first_stage(_: Header, stage: Sidecar) -> None:
-    """The condition is what the first stage makes of a picture: the file holds its weights twice."""
-    return None
+def _picture(header: Header, params: Sidecar) -> EncodedConfig | None:
+    """None where the first stage itself makes the condition (the file holds its weights twice), else an autoencoder."""
+    said, own = params.get("cond_stage_config"), header.under(COND)
+    if said == "__is_first_stage__" or (not isinstance(said, Mapping) and _same(own, header.under(FIRST))):
+        return None
+    told = params.holding({"model": params.part("cond_stage_config")}, "condition: ")
+    return EncodedConfig(autoencoder=compvis.infer_any(own, told))
+
+
+def _same(one: Header, other: Header) -> bool:
+    """Whether two autoencoders are one, by their names and shapes and the numbers of a layer."""
+    if {k: v.shape for k, v in one.tensors.items()} != {k: v.shape for k, v in other.tensors.items()}:
+        return False
+    return torch.equal(*(part.value("encoder.conv_in.weight") for part in (one, other)))
+
+
+def _picture_keys(config: EncodedConfig) -> KeyMap:
+    return compvis.keys_behind("", "inner.", config.autoencoder)
 
 
 STAGES = (
     Stage(name="ldm", detect=has_none(f"{COND}*", CONTEXT), infer=_weightless),
-    Stage(name="ldm-concat", detect=has_all(f"{COND}encoder.conv_in.weight"), infer=_first_stage),
+    Stage(name="ldm-concat", detect=has_all(f"{COND}encoder.conv_in.weight"), infer=_picture, keys=_picture_keys),
     Stage(name="ldm-class", detect=has_all(f"{COND}embedding.weight"), infer=_classes, heads={"num_heads": 1}),
     Stage(name="ldm-rescaler", detect=has_all(f"{COND}channel_mapper.weight"), infer=_rescaler),
     Stage(

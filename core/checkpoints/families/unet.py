@@ -5,10 +5,11 @@ models of that kind have (Rombach et al. 2022, tables 12 to 15; latent-diffusion
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...diffusion.unet import UNetConfig
+from ...errors import CheckpointError
 from ..header import Header
 from ..sidecar import Sidecar
 
@@ -46,9 +47,12 @@ def infer_unet(header: Header, sidecar: Sidecar, heads: Mapping[str, int] | None
 
     heads: num_heads or num_head_channels of the public models of its kind, where no config says it.
     """
-    sizes, params = _sizes(header.under(PREFIX)), sidecar.part(WHERE)
+    inner, params = header.under(PREFIX), sidecar.part(WHERE)
+    sizes = _sizes(inner)
     only = _only_context_levels(sizes.pop("only_context"), params)
-    return UNetConfig(**sizes, disable_self_attentions=only, **_heads(sizes, params, heads or {}))
+    config = UNetConfig(**sizes, disable_self_attentions=only, **_heads(sizes, params, heads or {}))
+    _check_heads(inner, config)
+    return config
 
 
 def _only_context_levels(shown: list[bool | None], params: Sidecar) -> tuple[bool, ...] | None:
@@ -57,6 +61,29 @@ def _only_context_levels(shown: list[bool | None], params: Sidecar) -> tuple[boo
     said = said if isinstance(said, list | tuple) and len(said) == len(shown) else [False] * len(shown)
     only = tuple(bool(other) if seen is None else seen for seen, other in zip(shown, said, strict=True))
     return only if any(only) else None
+
+
+def _check_heads(header: Header, config: UNetConfig) -> None:
+    """CheckpointError where the heads do not make attention as wide as it is in the file."""
+    if config.context_dim is None:
+        return
+    wide = {level: header.shape(key)[0] for level, key in _attention_inputs(config) if key in header}
+    for level, found in wide.items():
+        heads, width = config.heads(level)
+        if found != heads * width:
+            raise CheckpointError(
+                f"{header.path.name}: attention at level {level} is {found} wide, but {heads} heads of {width} make "
+                f"{heads * width}: put the config beside the file, with its num_heads or num_head_channels, and legacy"
+            )
+
+
+def _attention_inputs(config: UNetConfig) -> Iterator[tuple[int, str]]:
+    """A key of each level, and of the middle, whose first side is as wide as the attention there."""
+    yield len(config.widths) - 1, "middle_block.1.proj_in.weight"
+    first = 0
+    for level, blocks in reversed(list(enumerate(config.res_blocks))):
+        yield level, f"output_blocks.{first}.1.proj_in.weight"
+        first += blocks + 1
 
 
 def _heads(sizes: dict[str, Any], params: Sidecar, usual: Mapping[str, int]) -> dict[str, Any]:
@@ -70,6 +97,7 @@ def _heads(sizes: dict[str, Any], params: Sidecar, usual: Mapping[str, int]) -> 
         params.found |= dict.fromkeys(heads, source)
     return {
         **heads,
+        "num_heads_upsample": int(params.at("num_heads_upsample", -1)),
         "legacy": bool(params.at("legacy", True)),
         "new_attention_order": bool(params.at("use_new_attention_order", False)),
     }
@@ -103,6 +131,7 @@ def _sizes(header: Header) -> dict[str, Any]:
         "conv_resample": not ends or _resamples(header, ends),
         "use_linear_in_transformer": _linear(header),
         "only_context": [level["only_context"] for level in levels],
+        "n_embed": header.shape("id_predictor.1.weight")[0] if "id_predictor.1.weight" in header else None,
     }
 
 
