@@ -105,7 +105,7 @@ def test_priors_survive_tamings_layout_and_ours(
 ) -> None:  # fmt: skip
     condition, options = CONDITIONS[told]
     sizes = GPTConfig(vocab=24, block=20, width=8 * heads, depth=depth, heads=heads, unmasked=unmasked)
-    first = replace(CODES, bottleneck=GumbelConfig(codes=20, dim=4)) if gumbel else CODES
+    first = replace(CODES, bottleneck=GumbelConfig(codes=20, dim=4, kl_weight=1e-8)) if gumbel else CODES
     model = prior(transformer=sizes, autoencoder=first, condition=condition, permuted=permuted, condition_size=size)
     options = options | ({} if size is None else {"downsample_cond_size": size})
     folder = tmp_path_factory.mktemp("prior")
