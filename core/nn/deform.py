@@ -27,7 +27,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias:
     out: Tensor | int = 0
     for tap, taken in enumerate(weight.to(wide).flatten(2).unbind(2)):
         read = _read(parts, moves[:, tap], _shift(tap, weight)).mul_(masks[:, tap, None])
-        out = out + F.conv2d(read.view(x.shape), taken[..., None, None])
+        out = out + F.conv2d(read.reshape(x.shape), taken[..., None, None])
     assert isinstance(out, Tensor)
     return (out if bias is None else out + bias.to(wide).view(1, -1, 1, 1)).to(x.dtype)
 

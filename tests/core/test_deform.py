@@ -85,6 +85,17 @@ def test_half_precision_reads_at_exact_places(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), expected, atol=1e-2, rtol=1e-2)
 
 
+def test_channels_last_is_the_same() -> None:
+    x, offset, mask, weight = (
+        noise(2, 4, 5, 6),
+        noise(2, 36, 5, 6, seed=1),
+        noise(2, 18, 5, 6, seed=2),
+        noise(3, 4, 3, 3),
+    )
+    last = [t.contiguous(memory_format=torch.channels_last) for t in (x, offset, mask, weight)]
+    torch.testing.assert_close(deform_conv2d(*last), deform_conv2d(x, offset, mask, weight), atol=1e-12, rtol=0)
+
+
 def test_another_activation_leads() -> None:
     torch.manual_seed(0)
     layer = ModulatedDeformConv(8, groups=2).double().requires_grad_(False)
