@@ -16,8 +16,8 @@ from .sidecar import Sidecar
 
 __all__ = ["KINDS", "Family", "Rule", "Sidecar", "family_of", "has_all", "has_none", "metadata_is"]
 
-LONGEST = 100
-"""Characters of a name that a message repeats."""
+LONGEST, NEAREST = 100, 4
+"""Characters of a name that a message repeats, and families."""
 
 KINDS = ("autoencoder", "diffusion", "text encoder", "prior", "refiner", "discriminator", "perceptual")
 """What a file can hold."""
@@ -103,10 +103,8 @@ def family_of(header: Header, families: Mapping[str, Family]) -> Family:
         rivals = ", ".join(family.name for family in claims)
         raise UnknownFamily(f"{header.path.name} fits several families: {rivals}; expected the keys of one model alone")
     if near := _nearest(header, families):
-        raise UnknownFamily(
-            f"{header.path.name} is of no family known here, but would be {near[0]} if it had {', '.join(near[1])}: "
-            "is the file whole?"
-        )
+        likely = ", or ".join(f"{name} if it had {', '.join(lacking)}" for name, lacking in near)
+        raise UnknownFamily(f"{header.path.name} is of no family known here, but would be {likely}: is the file whole?")
     some = ", ".join(name[:LONGEST] for name in list(header.tensors)[:4])
     raise UnknownFamily(
         f"{header.path.name} is of no family known here: its {len(header.tensors)} keys begin with {some}. "
@@ -114,15 +112,16 @@ def family_of(header: Header, families: Mapping[str, Family]) -> Family:
     )
 
 
-def _nearest(header: Header, families: Mapping[str, Family]) -> tuple[str, list[str]] | None:
-    """The family that would claim the file if it had a few keys more, and those keys; the fewest of all."""
+def _nearest(header: Header, families: Mapping[str, Family]) -> list[tuple[str, list[str]]]:
+    """The families that would claim the file if it had a few keys more, and those keys: the fewest of all."""
     found: list[tuple[str, list[str]]] = []
     for family in families.values():
         for way in family.detect.ways:
             lacking = [pattern for pattern in way if not _fits(header, pattern)]
             if _few(header, lacking, way) and _claims(family, header, lacking):
                 found.append((family.name, lacking))
-    return min(found, key=lambda near: len(near[1]), default=None)
+    fewest = min((len(lacking) for _, lacking in found), default=0)
+    return [near for near in found if len(near[1]) == fewest][:NEAREST]
 
 
 def _few(header: Header, lacking: list[str], way: tuple[str, ...]) -> bool:

@@ -12,10 +12,10 @@ from ..errors import CheckpointError, KeyMismatch, ShapeError
 from .cast import cast, finite
 from .family import Family
 from .header import Header
-from .keymap import translate
+from .keymap import KeyMap, origins, translate
 
-LISTED, LONGEST_NAME = 900, 200
-"""Characters that a message gives to a list of names, and to one name."""
+LISTED, LONGEST_NAME, NAMED = 900, 200, 50
+"""Characters that a message gives to a list of names, and to one name; names that it may have room for."""
 
 PIECES, SMALL = 8, 1 << 26
 """Pieces that a file is read in, and the bytes below which it is not cut further."""
@@ -72,8 +72,9 @@ def fill(model: nn.Module, family: Family, settings: Any, header: Header, dtype:
     Raises: KeyMismatch with every key that does not fit; CheckpointError for weights that are not numbers, or that
     a part cannot use.
     """
-    names = translate(family.keys(settings), header.tensors)
-    check_keys(header, names, expected_keys(family, model))
+    table = family.keys(settings)
+    names = translate(table, header.tensors)
+    check_keys(header, names, expected_keys(family, model), table)
     placed, parts = {new: old for old, new in names.items()}, family.parts(model)
     weights: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in parts}
     owned = {prefix: {name: placed[prefix + name] for name in part.state_dict()} for prefix, part in parts.items()}
@@ -135,19 +136,26 @@ def expected_keys(family: Family, model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def check_keys(header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor]) -> None:
-    """KeyMismatch with every key that is missing, left over or of another shape or kind of number."""
+def check_keys(
+    header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor], table: KeyMap | None = None
+) -> None:
+    """KeyMismatch with every key, by the file's own name, that is missing, left over or of another shape or kind.
+
+    names: of the file's tensors -> of the model's, as the table has it.
+    """
     found = {new: header.tensors[old] for old, new in names.items()}
-    shared = [(name, tensor, found[name]) for name, tensor in expected.items() if name in found]
+    own = {new: old for old, new in names.items()}
+    shared = [(own[name], tensor, found[name]) for name, tensor in expected.items() if name in found]
     wrong = [f"{n} {i.shape} instead of {tuple(t.shape)}" for n, t, i in shared if i.shape != tuple(t.shape)]
     odd = [f"{n} {i.dtype} instead of {t.dtype}" for n, t, i in shared if not _holds(i.dtype, t.dtype)]
     missing = [name for name in expected if name not in found]
+    missing = [*origins(table or {}, names, missing[:NAMED]), *missing[NAMED:]]
     extra = [old for old, new in names.items() if new not in expected]
     lists = {"missing": missing, "left over": extra, "of another shape": wrong, "of another kind": odd}
     if report := "; ".join(listed(f"keys {what}", keys) for what, keys in lists.items() if keys):
         raise KeyMismatch(
-            f"{header.path.name} does not fit the model that its config names: {report}. "
-            "Is the file whole, and the config beside it its own?"
+            f"{header.path.name} does not fit the model that its shapes and config say: {report}. "
+            "Is the file whole, and the config beside it, if there is one, its own?"
         )
 
 

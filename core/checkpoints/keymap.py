@@ -37,6 +37,24 @@ def translate(table: KeyMap, names: Iterable[str]) -> dict[str, str]:
     return _distinct(renamed)
 
 
+def origins(table: KeyMap, names: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """What a file that holds some names would call others that it lacks; a name that the table makes of none stays."""
+    there, starts = set(names), _by_start(table)
+    counts = _counts({name: match for name in there if (match := _first(table, starts, name)) is not None})
+    targets = {target: pattern for pattern, target in table.items() if target is not None}
+    ends = _by_start(targets)
+
+    def origin(new: str) -> str:
+        if (match := _first(targets, ends, new)) is None:
+            return new
+        target, pattern, groups = match
+        old = _fill(target, str(pattern), groups, counts.get(str(pattern), {}))
+        again = _first(table, starts, old)
+        return old if again is not None and again[0] == pattern and old not in there else new
+
+    return [origin(new) for new in wanted]
+
+
 Match = tuple[str, str | None, tuple[str, ...]]
 
 

@@ -92,8 +92,9 @@ def verify(path: PathLike, *, config: Mapping[str, Any] | PathLike | None = None
     header, family, _ = _opened(path, ema)
     settings = _infer(family, header, _asked(family, header, config))
     model = build(family, settings, header)
-    names = translate(family.keys(settings), header.tensors)
-    check_keys(header, names, expected_keys(family, model))
+    table = family.keys(settings)
+    names = translate(table, header.tensors)
+    check_keys(header, names, expected_keys(family, model), table)
     check_finite(header, header.read(list(names)))
 
 

@@ -114,6 +114,10 @@ def _check_pickles(path: Path) -> None:
             )
         *_, found, keys = [_scan(path, file) for _ in range(PICKLES_AFTER)]
     _check_contents(path, found)
+    if "torch.storage.UntypedStorage" in found.names:
+        raise CheckpointError(
+            f"{path.name} holds numbers of 8 bits in torch's old format, which torch cannot read: save it anew"
+        )
     if (claimed := sum(found.storages.values())) > path.stat().st_size:
         raise UnsafeFile(f"{path.name} claims {claimed} bytes of weights, more than the file holds")
     if unfilled := set(found.storages) - keys.texts:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_cases import case
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
@@ -21,6 +22,7 @@ from vitrail.core.checkpoints import load, save_model
 from vitrail.core.checkpoints.cast import cast, finite
 from vitrail.core.checkpoints.fill import pieces
 from vitrail.core.checkpoints.header import Header, TensorInfo
+from vitrail.core.checkpoints.read import read_header, read_tensors
 from vitrail.core.errors import CheckpointError
 
 SMALL_MODEL = AutoencoderConfig(
@@ -162,3 +164,20 @@ def test_weights_on_pages_of_their_own_are_like_any_other(
     sum(weight.square().sum() for weight in model.parameters()).backward()
     torch.optim.SGD(model.parameters(), lr=0.5).step()  # x - 0.5 * 2 x
     assert all(weight.abs().max() == 0 for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["rrdb_old_x4", "ldm_uncond_vq4", "taming_gumbel_f4", "ldm_vq_f4", "sd2_inpaint"])
+def test_a_missing_key_goes_by_the_name_that_the_file_would_give_it(name: str, tmp_path: Path) -> None:
+    golden = case(name)
+    (file,) = golden.path.glob("model.*")
+    state = read_tensors(read_header(file))
+    keys = [key for key in sorted(state) if not key.startswith(("loss.", "model_ema."))]
+    keys = keys[:: max(1, len(keys) // 12)]
+    told: list[bool] = []
+    for key in keys:
+        (tmp_path / "m.safetensors").write_bytes(save({k: v.clone() for k, v in state.items() if k != key}))
+        try:
+            load(tmp_path / "m.safetensors", config=golden.config or None)
+        except CheckpointError as error:
+            told.append(key in str(error))
+    assert sum(told) >= 0.75 * len(told) >= 6, "the others' lack makes another model of the rest"
