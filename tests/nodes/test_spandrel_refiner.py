@@ -364,7 +364,7 @@ def test_keys_that_do_not_fit_are_one_line(spandrel: Any, folder: Path) -> None:
     del state["conv_hr.bias"]
     with pytest.raises(KeyMismatch) as error:
         opened(written(state, folder / "b.pth"))
-    one_line(error, "1 keys missing: generator.conv_hr.bias")
+    one_line(error, "1 keys missing: conv_hr.bias")
 
 
 def test_weights_that_are_no_numbers_are_refused(spandrel: Any, folder: Path) -> None:
