@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     converting = commands.add_parser("convert", help="write a model's file in another layout")
     convert.add_arguments(converting)
     converting.set_defaults(command=convert.run)
-    training = commands.add_parser("train", help="train an autoencoder, a diffusion network or a refiner")
+    training = commands.add_parser("train", help="train an autoencoder, a diffusion network, a refiner or a prior")
     train.add_arguments(training)
     training.set_defaults(command=train.run)
     evaluating = commands.add_parser("evaluate", help="figures of a model on held-out pictures")

@@ -9,15 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-KINDS = ("autoencoder", "diffusion", "refiner")
+KINDS = ("autoencoder", "diffusion", "refiner", "prior")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, help="what to train")
     parser.add_argument("--data", type=Path, required=True, help="a folder of pictures with captions")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/KIND)")
-    parser.add_argument("--config", type=Path, help="recipe, a JSON file (default: that of the shipped model)")
-    parser.add_argument("--autoencoder", default="vitrail-1", help="of diffusion and refiner: a file or a shipped name")
+    parser.add_argument("--config", type=Path, help="recipe, a JSON file (default: the shipped model's; a small prior)")
+    parser.add_argument("--autoencoder", default="vitrail-1", help="of all others: a file or a shipped name")
     parser.add_argument("--start-from", type=Path, help="go on from the weights of this file, not from random ones")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
     parser.add_argument("--steps", type=int, help="optimiser steps in all, instead of the recipe's")
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     with closing(train(task, folder, resume=args.resume)) as steps, Stop() as stop, tqdm(disable=not main) as bar:
         for step in steps:
             log.add(step.step, step.losses, write=main)
-            show(bar, step, log.latest)
+            show(bar, step, log.latest | log.figures)
             if main and (time.monotonic() - looked > args.samples_every * 60 or step.step == step.total):
-                save_samples(task, folder, step.step)
+                look(task, folder, step.step, log)
                 looked = time.monotonic()
             if distributed.anyone(stop.asked or time.monotonic() > ends):
                 break
@@ -98,12 +98,16 @@ def make_task(args: argparse.Namespace) -> Any:
 
 
 class Log:
-    """`losses.csv`: the mean of every `window` steps, a column a loss; `latest` is the last mean."""
+    """`losses.csv`: the mean of every `window` steps, a row a loss, and the task's figures.
+
+    latest: the last means; figures: the last ones noted.
+    """
 
     def __init__(self, folder: Path, window: int = 50) -> None:
         self.path, self.window = folder / "losses.csv", window
         self.sums: dict[str, list[float]] = defaultdict(list)
         self.latest: dict[str, float] = {}
+        self.figures: dict[str, float] = {}
 
     def add(self, step: int, losses: dict[str, float], *, write: bool = True) -> None:
         for name, value in losses.items():
@@ -112,24 +116,34 @@ class Log:
             self.latest = {name: sum(values) / len(values) for name, values in self.sums.items()}
             self.sums.clear()
             if write:
-                self._write(step)
+                self._write(step, self.latest)
 
-    def _write(self, step: int) -> None:
+    def note(self, step: int, figures: dict[str, float]) -> None:
+        self.figures = figures
+        self._write(step, figures)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(["step", "loss", "value"])
-            writer.writerows([step, name, f"{value:.6f}"] for name, value in self.latest.items())
+            writer.writerows([step, name, f"{value:.6f}"] for name, value in values.items())
+
+
+def look(task: Any, folder: Path, step: int, log: Log) -> None:
+    """Sample pictures and figures of the averaged weights, kept beside the losses."""
+    with task.ema.applied():
+        save_samples(task, folder, step)
+        log.note(step, task.figures())
 
 
 def save_samples(task: Any, folder: Path, step: int, columns: int = 12) -> None:
-    """A grid of the task's sample pictures, made with the averaged weights, as a PNG."""
+    """A grid of the task's sample pictures as a PNG."""
     import numpy as np
     from PIL import Image
 
-    with task.ema.applied():
-        pictures = ((task.samples().clamp(-1, 1) + 1) * 127.5).round().byte()
+    pictures = ((task.samples().clamp(-1, 1) + 1) * 127.5).round().byte()
     count, _, height, width = pictures.shape
     rows = -(-count // columns)
     grid = np.full((rows * (height + 2), columns * (width + 2), 3), 200, np.uint8)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..diffusion.latent_diffusion import LatentDiffusion
 from ..errors import ConfigError
+from ..priors import Prior
 from ..text.bert import BertEncoder
 from ..text.vocabulary import find_tokenizer
 from .load import load, save_model
@@ -49,7 +50,7 @@ def convert(
     model = load(path, config=config, ema=ema)
     kept = dtype or narrowest(model)
     if to == "vitrail":
-        named = {"autoencoder": model.autoencoder_file} if isinstance(model, LatentDiffusion) else {}
+        named = {"autoencoder": model.autoencoder_file} if isinstance(model, LatentDiffusion | Prior) else {}
         save_model(model, out, dtype=kept, **named)
         return [out, *_with_vocabulary(model, out)]
     if to == "diffusers":
@@ -75,7 +76,7 @@ def _with_vocabulary(model: nn.Module, out: Path) -> list[Path]:
 
 def narrowest(model: nn.Module) -> torch.dtype:
     """float16, bfloat16 or float32: the first that holds every weight exactly."""
-    parts = model.stored.values() if isinstance(model, LatentDiffusion) else [model]
+    parts = model.stored.values() if isinstance(model, LatentDiffusion | Prior) else [model]
     weights = [tensor for part in parts for tensor in part.state_dict().values() if tensor.is_floating_point()]
     halves = (torch.float16, torch.bfloat16)
     fits = (half for half in halves if all(bool((w.to(half).to(w.dtype) == w).all()) for w in weights))

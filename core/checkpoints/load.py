@@ -99,11 +99,12 @@ def verify(path: PathLike, *, config: Mapping[str, Any] | PathLike | None = None
 
 
 def save_model(model: nn.Module, path: PathLike, *, dtype: torch.dtype | None = None, **extra: Any) -> None:
-    """Write an Autoencoder, LatentDiffusion or Refiner as a file that `load` opens; whole or not at all.
+    """Write an Autoencoder, LatentDiffusion, Refiner or Prior as a file that `load` opens; whole or not at all.
 
     dtype: of the weights (default: as they are; a codebook is always written in float32).
-    extra: JSON-able notes for the file; `autoencoder` is the file name of a diffusion network's autoencoder, in the
-    same folder or shipped (default: the path's own name with "autoencoder" for "diffusion", where it has that word).
+    extra: JSON-able notes for the file; `autoencoder` is the file name of a diffusion network's or prior's
+    autoencoder, in the same folder or shipped (default, for diffusion: the path's own name with "autoencoder" for
+    "diffusion", where it has that word).
     Raises: ConfigError for another kind of model or a note that the format itself sets.
     """
     path, kind = Path(path), kind_of(model)

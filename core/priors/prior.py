@@ -54,13 +54,15 @@ class Prior(nn.Module):
 
     p(codes | condition) = prod_i p(code_i | condition, code_1 .. code_(i-1))
 
-    autoencoder: kept beside the model, as in LatentDiffusion.
+    autoencoder: kept beside the model, as in LatentDiffusion. autoencoder_file: the name of its own file, where it has
+    one.
     told: the autoencoder of a condition that is a picture, where it is not the same; kept beside the model too.
     conditioner: always None: classes and pictures need no encoder of text.
     Source: Esser et al. 2021, eq. 9.
     """
 
     autoencoder: Autoencoder | None
+    autoencoder_file: str | None = None
     told: Autoencoder | None
     conditioner = None
     order: Tensor

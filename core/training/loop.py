@@ -87,6 +87,10 @@ class Task(ABC):
     def samples(self) -> Tensor:
         """Pictures to look at, [B, 3, H, W] in -1..1."""
 
+    def figures(self) -> dict[str, float]:
+        """What to tell of the network as it is now, by name, such as how well it does on held-out pictures."""
+        return {}
+
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.schedule.precision == "bf16")
 
@@ -95,11 +99,26 @@ class Task(ABC):
         each = max(1, self.schedule.batch_size // distributed.world())
         return step * each * distributed.world() + distributed.rank() * each, each
 
-    def adam(self, *modules: nn.Module, rate: float | None = None, betas: tuple[float, float] = (0.9, 0.99)) -> AdamW:
-        """Fused AdamW over what is to be trained in `modules`; its rate is scaled by the schedule."""
+    def adam(
+        self,
+        *modules: nn.Module,
+        rate: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        matrices_only: bool = False,
+    ) -> AdamW:
+        """Fused AdamW over what is to be trained in `modules`; its rate is scaled by the schedule.
+
+        matrices_only: the weights of linear layers decay, and nothing else.
+        """
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": parameters}]
+        if matrices_only:
+            layers = (layer for module in modules for layer in module.modules())
+            matrices = {layer.weight for layer in layers if isinstance(layer, nn.Linear)}
+            kept = [p for p in parameters if p not in matrices]
+            groups = [{"params": [p for p in parameters if p in matrices]}, {"params": kept, "weight_decay": 0.0}]
         rate = rate or self.schedule.learning_rate
-        optimizer = AdamW(parameters, rate, betas=betas, weight_decay=self.schedule.weight_decay, fused=True)
+        optimizer = AdamW(groups, rate, betas=betas, weight_decay=self.schedule.weight_decay, fused=True)
         for group in optimizer.param_groups:
             group["full_rate"] = rate
         return optimizer

@@ -11,20 +11,32 @@ from ..checkpoints.shipped import shipped_path
 from ..config_io import from_dict
 from ..diffusion.latent_diffusion import LatentDiffusion
 from ..errors import ConfigError
+from ..priors import Prior
 from ..refine.refiner import Refiner
 from .autoencoder import AutoencoderRecipe, AutoencoderTask
 from .data import Example
 from .diffusion import DiffusionRecipe, DiffusionTask
 from .loop import Task
+from .prior import PriorRecipe, PriorTask
 from .refiner import RefinerRecipe, RefinerTask
 
-RECIPES: dict[str, Any] = {"autoencoder": AutoencoderRecipe, "diffusion": DiffusionRecipe, "refiner": RefinerRecipe}
+RECIPES: dict[str, Any] = {
+    "autoencoder": AutoencoderRecipe,
+    "diffusion": DiffusionRecipe,
+    "refiner": RefinerRecipe,
+    "prior": PriorRecipe,
+}
 T = TypeVar("T")
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def read_recipe(kind: str, path: Path | None = None) -> Any:
-    """The recipe in a JSON file, or that of the shipped model; ConfigError for an unknown key or a wrong value."""
+    """The recipe in a JSON file, or that of the shipped model; ConfigError for an unknown key or a wrong value.
+
+    No prior is shipped: its default is the small one of PriorRecipe.
+    """
+    if path is None and kind == "prior":
+        return PriorRecipe()
     path = path or ASSETS / f"vitrail-1-{kind}.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -54,6 +66,8 @@ def build_task(
     assert finished is not None
     if isinstance(recipe, DiffusionRecipe):
         return DiffusionTask(recipe, examples, finished, _a(LatentDiffusion, first, start_from), device)
+    if isinstance(recipe, PriorRecipe):
+        return PriorTask(recipe, examples, finished, _a(Prior, first, start_from), device)
     return RefinerTask(recipe, examples, finished, _a(Refiner, first, start_from), device)
 
 

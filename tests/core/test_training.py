@@ -25,6 +25,7 @@ from vitrail.core.training.autoencoder import AutoencoderRecipe, AutoencoderTask
 from vitrail.core.training.data import Example
 from vitrail.core.training.diffusion import DiffusionRecipe, DiffusionTask
 from vitrail.core.training.loop import Schedule, Task, train
+from vitrail.core.training.prior import PriorRecipe, PriorTask
 from vitrail.core.training.recipes import RECIPES, build_task, read_recipe
 from vitrail.core.training.refiner import RefinerRecipe, RefinerTask
 
@@ -103,7 +104,14 @@ def refiner(schedule: Schedule, examples: list[Example]) -> Task:
     return RefinerTask(recipe, examples, Autoencoder(AUTOENCODER))
 
 
-TASKS: list[Callable[[Schedule, list[Example]], Task]] = [autoencoder, diffusion, sketching, refiner]
+def prior(schedule: Schedule, examples: list[Example], **changes: Any) -> PriorTask:
+    settings = {"condition": "style", "pkeep": 0.9, **changes}
+    recipe = PriorRecipe(schedule=schedule, width=16, depth=1, heads=2, size=16, **settings)
+    torch.manual_seed(0)
+    return PriorTask(recipe, examples, Autoencoder(AUTOENCODER))
+
+
+TASKS: list[Callable[[Schedule, list[Example]], Task]] = [autoencoder, diffusion, sketching, refiner, prior]
 
 
 def weights(task: Task) -> dict[str, Any]:
@@ -200,11 +208,12 @@ def test_the_shipped_recipes_can_be_read(kind: str) -> None:
     assert read_recipe(kind).schedule.steps > 100
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "diffusion", "refiner"])
+@pytest.mark.parametrize("kind", RECIPES)
 def test_training_goes_on_from_a_file_of_weights(kind: str, examples: list[Example], tmp_path: Path) -> None:
-    make = {"autoencoder": autoencoder, "diffusion": diffusion, "refiner": refiner}[kind]
+    make = {"autoencoder": autoencoder, "diffusion": diffusion, "refiner": refiner, "prior": prior}[kind]
     first = make(SCHEDULE, examples)
     list(train(first, tmp_path / "first"))
+    torch.manual_seed(0)
     save_model(Autoencoder(AUTOENCODER), tmp_path / "ae.safetensors")
     second = build_task(
         first.recipe,

@@ -3,8 +3,8 @@
     metadata  {"format": "vitrail", "vitrail": JSON {"kind", "version", "config", ...}}
 
 Where another program writes the file and its metadata (a stock node of ComfyUI that saves our model), the same JSON
-is a tensor of bytes, `vitrail.notes`. A diffusion file has no autoencoder in it but the bare name of the autoencoder's
-file, in the same folder or shipped.
+is a tensor of bytes, `vitrail.notes`. A diffusion file, or a prior's, has no autoencoder in it but the bare name of the
+autoencoder's file, in the same folder or shipped.
 """
 
 import json
@@ -182,6 +182,7 @@ KINDS = (
         config=PriorConfig,
         build=Prior,
         parts=lambda model: model.stored,
+        finish=_attach_autoencoder,
     ),
 )
 
