@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..nn.channels import from_rgb
+from ..nn.channels import Palette, from_rgb
 from .unet import UNetConfig
 
 
@@ -94,12 +94,14 @@ def concat(kind: str, picture: Picture, like: Tensor, scale: Scale) -> Tensor:
     return torch.cat(CONCATS[kind](picture, like, scale), dim=1)
 
 
-def shrunk(rescale: Callable[[Tensor], Tensor], channels: int, picture: Picture, like: Tensor) -> Tensor:
+def shrunk(
+    rescale: Callable[[Tensor], Tensor], channels: int, picture: Picture, like: Tensor, palette: Palette | None = None
+) -> Tensor:
     """The picture as a model's own layers make it small, [B, extra, h, w].
 
-    channels: that they take; a map of labels has one for each label (`nn.channels`).
+    channels: that they take; a map of labels has one for each label, palette: its colours (`nn.channels`).
     """
-    return fitted(rescale(from_rgb(_needed(picture.image), channels).to(like)), like)
+    return fitted(rescale(from_rgb(_needed(picture.image), channels, palette).to(like)), like)
 
 
 def hole(mask: Tensor | None, like: Tensor) -> Tensor:

@@ -223,7 +223,8 @@ class LatentDiffusion(nn.Module):
         if isinstance(self.conditioner, SpatialRescaler):
             return shrunk(self.conditioner, self.conditioner.config.in_channels, picture, like)
         if isinstance(self.conditioner, PictureEncoder):
-            return shrunk(self.conditioner, self.conditioner.config.autoencoder.in_channels, picture, like)
+            inner = self.conditioner.inner
+            return shrunk(self.conditioner, inner.config.in_channels, picture, like, inner.palette)
         kind = self.config.concat or kind_of(self.config.unet)
         return None if kind is None else concat(kind, picture, like, self.scale)
 

@@ -7,12 +7,14 @@ import torch
 from golden_cases import case
 from torch import Tensor
 
+from vitrail.core.autoencoders.config import AutoencoderConfig
+from vitrail.core.bottlenecks import VQConfig
 from vitrail.core.checkpoints import load
 from vitrail.core.diffusion.concat import CONCATS, Picture, concat, fitted, hole, kind_of
 from vitrail.core.diffusion.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from vitrail.core.diffusion.unet import UNetConfig
 from vitrail.core.errors import ConfigError, ShapeError
-from vitrail.core.text.conditioners import RescalerConfig
+from vitrail.core.text.conditioners import EncodedConfig, RescalerConfig
 
 LIKE = torch.zeros(3, 4, 6, 8)
 PICTURE = Picture(
@@ -134,6 +136,22 @@ def test_a_rescaler_makes_the_picture_small_by_its_own_layers() -> None:
     torch.testing.assert_close(found, model.conditioner(image).repeat(3, 1, 1, 1))
     with pytest.raises(ConfigError, match="Concat Condition"):
         model.stacked(Picture(), LIKE)
+
+
+def test_another_autoencoder_sees_labels_by_number_and_in_its_colours() -> None:
+    inside = AutoencoderConfig(
+        in_channels=7, out_channels=7, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), attn_type="none",
+        z_channels=3, embed_dim=3, bottleneck=VQConfig(codes=8, dim=3), palette=True,
+    )  # fmt: skip
+    config = LatentDiffusionConfig(unet=unet(3), conditioner=EncodedConfig(autoencoder=inside))
+    model = LatentDiffusion(config).eval()
+    encoder = model.conditioner.inner
+    encoder.palette.colours.normal_()
+    labels = torch.randint(7, (3, 12, 16), generator=torch.Generator().manual_seed(0))
+    hot = torch.nn.functional.one_hot(labels, 7).movedim(-1, 1).float()
+    numbers = (labels[:, None] / 255 * 2 - 1).expand(-1, 3, -1, -1)
+    for image in (numbers, encoder.to_rgb(hot)):
+        torch.testing.assert_close(model.stacked(Picture(image=image), LIKE), encoder.encode(hot))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
