@@ -9,8 +9,12 @@ class VitrailError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]} ...")
+
+
+def printable(text: str) -> str:
+    """A text on one line of characters that a terminal shows: all others as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(VitrailError, ValueError):

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a failure while at work, 2 something wrong with what was 
 """
 
 import argparse
+import io
 import json
 import logging
 import sys
@@ -22,6 +23,8 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no text
     options = parser().parse_args(arguments)
     from ..core.errors import VitrailError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..core import checkpoints
 from ..core.codebook import report
-from ..core.errors import KeyMismatch, UnknownFamily
+from ..core.errors import KeyMismatch, UnknownFamily, printable
 from ..nodes.spandrel_refiner import describe as describe_other
 
 KINDS = ("autoencoder", "diffusion", "refiner", "prior")
@@ -58,7 +58,8 @@ def health(codebook: Mapping[str, Any]) -> str:
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    wide = max((len(str(name)) for name in facts), default=0)
+    facts = {printable(str(name)): value for name, value in facts.items()}
+    wide = max(map(len, facts), default=0)
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
             yield f"{indent}{name}"
@@ -70,5 +71,5 @@ def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def _short(value: Any, longest: int = 96) -> str:
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
-    text = str(value)
+    text = printable(str(value))
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -85,8 +85,12 @@ class Walk:
     @classmethod
     def of(cls, base: Path) -> "Walk":
         files, stamps = [], {str(base): _stamp(str(base))}
+        above = {str(base): frozenset((os.path.realpath(base),))}
         for place, inner, found in os.walk(base, followlinks=True):
             inner[:] = [name for name in inner if not name.startswith(".")]
+            real = {name: os.path.realpath(f"{place}/{name}") for name in inner}
+            inner[:] = [name for name in inner if real[name] not in above[place]]  # a link upwards has no end
+            above |= {os.path.join(place, name): above[place] | {real[name]} for name in inner}
             stamps |= {path: _stamp(path) for path in (f"{place}/{name}" for name in inner)}
             files += [(Path(place) / name).relative_to(base).as_posix() for name in found]
         return cls(tuple(files), stamps)

@@ -17,6 +17,7 @@ from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.core.refine import Refiner
 from vitrail.nodes import host
 from vitrail.nodes.codes import VQDecode, VQEncode
+from vitrail.nodes.host_files import files_below
 from vitrail.nodes.loaders import DTYPES, LoadAutoencoder, LoadDiffusion, LoadRefiner
 
 SETTINGS = {"dtype": "auto", "config": "auto"}
@@ -193,3 +194,11 @@ def test_files_that_are_not_there_are_named_before_the_run(models: Path) -> None
     assert LoadRefiner.VALIDATE_INPUTS(name="vitrail-1") is True
     assert 'no diffusion "checkpoints/gone.ckpt"' in str(LoadDiffusion.VALIDATE_INPUTS(name="checkpoints/gone.ckpt"))
     assert 'no config "gone.json"' in str(LoadDiffusion.VALIDATE_INPUTS(name=DIFFUSION_FILE, config="gone.json"))
+
+
+def test_links_to_folders_above_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "m.ckpt").touch()
+    for link, target in (("a", "."), ("b", "."), ("real/up", ".."), ("other", "real")):
+        (tmp_path / link).symlink_to(target)
+    assert sorted(files_below(tmp_path)) == ["other/m.ckpt", "real/m.ckpt"]
