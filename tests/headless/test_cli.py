@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from fakes import Canvas, fake_classes
+from golden_cases import case
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
 from vitrail.core.bottlenecks import KLConfig, VQConfig
 from vitrail.core.checkpoints import save_model
-from vitrail.core.checkpoints.shipped import ASSETS
 from vitrail.core.errors import CheckpointError, ConfigError
 from vitrail.headless import run as runner
 from vitrail.headless.cli import main
@@ -193,13 +193,13 @@ def test_the_module_is_the_command() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_name_that_is_no_text_is_shown(tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / b"m\xff\x1b[2J.safetensors".decode("utf-8", "surrogateescape")
+    path = tmp_path / b"m\xff\x1b[2J.ckpt".decode("utf-8", "surrogateescape")
     try:
         path.touch()
     except OSError:
         pytest.skip("this file system takes only text for names")
-    path.write_bytes((ASSETS / "vitrail-1-refiner.safetensors").read_bytes())
+    path.write_bytes((case("rrdb_new_x2").path / "model.pth").read_bytes())
     command = [sys.executable, "-m", "vitrail", "inspect", str(path)]
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     said = subprocess.run(command, capture_output=True, env=environment, check=False)
-    assert (said.returncode, said.stderr) == (0, b"") and b"m\\udcff\\x1b[2J.safetensors" in said.stdout
+    assert (said.returncode, said.stderr) == (0, b"") and b"m\\udcff\\x1b[2J.ckpt" in said.stdout
