@@ -198,14 +198,18 @@ class Prior(nn.Module):
         return codes
 
     def _check_place(self, told: Tensor, size: tuple[int, int]) -> None:
-        """Raises: ShapeError for codes of a condition, [B, h', w'], that do not cover the picture to be written."""
+        """Raises: ShapeError for codes of a condition, [B, h', w'], that do not cover the picture to be written.
+
+        Unless both together are as long as the transformer's block, to a token: then it learnt them of these sizes.
+        """
         if self.config.condition_size or self.autoencoder is None or told.ndim != 3:
             return
         covered, wanted = (
             tuple(side * model.factor for side in sides)
             for sides, model in ((told.shape[1:], self.condition_autoencoder), (size, self.autoencoder))
         )
-        if covered != wanted:
+        together = told[0].numel() + size[0] * size[1]
+        if covered != wanted and together - self.config.transformer.block not in (0, 1):
             raise ShapeError(
                 f"the condition covers {covered[1]} x {covered[0]} pixels, the picture to be written has {wanted[1]} x "
                 f"{wanted[0]}: resize one of them"

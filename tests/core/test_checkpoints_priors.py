@@ -159,6 +159,19 @@ def test_tokens_made_elsewhere_are_told_as_they_are() -> None:
         drawn(model, (2, 3), [0], condition=torch.zeros(1, 21, dtype=torch.int64))
 
 
+def test_a_condition_of_another_size_is_told_where_both_fill_the_block() -> None:
+    """4 tokens of a condition that is half as large, and 16 codes: a transformer for 20 tokens learnt just that."""
+    for block, fits in ((20, True), (19, True), (24, False)):
+        sizes = GPTConfig(vocab=24, block=block, width=16, depth=1, heads=2)
+        model = prior(transformer=sizes, autoencoder=CODES, condition=PictureConfig())
+        half = torch.rand(1, 3, 4, 4)
+        if fits:
+            assert model.tokens(half, 1, (4, 4)).shape == (1, 4)
+        else:
+            with pytest.raises(ShapeError, match="covers 4 x 4 pixels"):
+                model.tokens(half, 1, (4, 4))
+
+
 def test_a_condition_is_made_small_first_where_the_config_says_so() -> None:
     settings: Any = {"transformer": GPTConfig(vocab=24, block=40, width=16, depth=1, heads=2), "autoencoder": CODES}
     small, whole = (prior(condition=PictureConfig(), condition_size=size, **settings) for size in (4, None))
