@@ -234,8 +234,9 @@ def _check_start(model: Prior, wanted: PriorConfig, autoencoder: Autoencoder) ->
             f"the prior to start from knows {found.transformer.vocab} tokens and sees {found.transformer.block} at "
             f"once; this run needs {sizes.vocab} and {sizes.block}"
         )
-    same = found.condition == wanted.condition or isinstance(found.condition, StartConfig) and not wanted.class_names
-    if not same or (found.class_names or wanted.class_names) != wanted.class_names:
+    nothing = isinstance(found.condition, StartConfig) and isinstance(wanted.condition, StartConfig)
+    told = nothing or found.condition == wanted.condition
+    if not told or (found.class_names or wanted.class_names) != wanted.class_names:
         raise ConfigError(
             f"the prior to start from is told {found.condition} {list(found.class_names)}, this run's "
             f"{wanted.condition} {list(wanted.class_names)}: take the condition and the data that it was trained on"

@@ -234,3 +234,13 @@ def test_only_a_prior_of_these_codes_and_classes_goes_on(trained: Path, examples
     nn.init.normal_(stranger.quantize.embedding.weight)  # pyright: ignore
     with pytest.raises(ConfigError, match="codes of another autoencoder"):
         PriorTask(recipe, examples, stranger, model)
+
+
+def test_a_prior_that_names_no_classes_goes_on_with_as_many(examples: list[Example]) -> None:
+    known = task(examples).model
+    nameless = Prior(replace(known.config, class_names=()), tokenizer())
+    made = PriorTask(PriorRecipe(size=16, condition="text"), examples, tokenizer(), nameless)
+    assert made.model.config == known.config and made.update(0)["bits"] > 0
+    fewer = Prior(replace(nameless.config, condition=LabelConfig(classes=2)), tokenizer())
+    with pytest.raises(ConfigError, match="classes=2"):
+        PriorTask(PriorRecipe(size=16, condition="text"), examples, tokenizer(), fewer)
