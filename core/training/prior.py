@@ -36,7 +36,7 @@ class PriorRecipe:
     Raises: ConfigError for shares out of range or another condition.
     """
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(batch_size=32, learning_rate=6e-4, decay_from=0.3))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=5000, batch_size=32, learning_rate=6e-4))
     width: int = 256
     depth: int = 6
     heads: int = 8
