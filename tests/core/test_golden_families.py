@@ -432,9 +432,10 @@ equal. CPU, float32.
 FOOT = """
 Beside the stored cases, published code was run on tiny models of random weights and sizes, saved as its trainers save
 them, and every output compared, as a share of the tensor's largest number: LlamaGen's tokenizers (28 configs, normed
-codes or not, averages, a trainer's arguments) 4.0e-6 at most; CodeFormer's VQGAN (30) 3.3e-6; ESRGAN and ESRGAN+ (36:
-scales 1 to 8, 1 to 7 channels, spandrel's copy for the oldest layout) 2.4e-6; PatchGAN of taming (24) and pix2pix (9),
-the U-Net critic (12), LPIPS of taming and of its own package (4) 9.2e-8.
+codes or not, averages, a trainer's arguments) 4.0e-6 at most; CodeFormer (3) and its VQGAN (30) 3.3e-6; ESRGAN and
+ESRGAN+ (36: scales 1 to 8, 1 to 7 channels, spandrel's copy for the oldest layout; one cannot be told from another
+without its config) 2.4e-6; PatchGAN of taming (24), the U-Net critic (12), LPIPS of taming and of its own package (4)
+9.2e-8, as nine PatchGANs put together in pix2pix's layout by hand.
 
 VQFR has no stored case: the published code (with torchvision's deformable convolution) was run on tiny models of 14
 configs, 6 of the first version and 8 of the second, and their pictures at fidelity 0, 0.4 and 1, those of the decoder
