@@ -67,7 +67,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         sizes = {
             name: getattr(self, name)
-            for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size", "norm_groups")
+            for name in ("ch", "num_res_blocks", "z_channels", "embed_dim", "patch_size", "norm_groups", "resolution")
         }
         if wrong := {name: value for name, value in sizes.items() if value < 1}:
             raise ConfigError(f"sizes of an autoencoder must be at least 1, found {wrong}")

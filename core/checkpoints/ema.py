@@ -48,6 +48,7 @@ def _pairs(header: Header, averages: dict[str, str]) -> dict[str, str]:
 
 
 def _lacking(header: Header, pairs: dict[str, str]) -> list[str]:
-    """Plain names without an average, in the parts of the model that have averages."""
+    """Plain names without an average, in the parts of the model that have averages; lists of numbers have none."""
     parts = {name.partition(".")[0] for name in pairs} - {"loss"}  # buffers of a loss have none
-    return [name for name in header.tensors if name not in pairs and name.partition(".")[0] in parts]
+    weights = (name for name, info in header.tensors.items() if info.dtype.is_floating_point)
+    return [name for name in weights if name not in pairs and name.partition(".")[0] in parts]

@@ -182,7 +182,15 @@ def test_latents_of_another_autoencoder_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ch": 0}, {"ch_mult": ()}, {"attn_type": "flash"}, {"latent_scale": (1.0, 2.0)}, {"patch_size": 0}]
+    "wrong",
+    [
+        {"ch": 0},
+        {"ch_mult": ()},
+        {"attn_type": "flash"},
+        {"resolution": 0},
+        {"latent_scale": (1.0, 2.0)},
+        {"patch_size": 0},
+    ],
 )
 def test_configs_that_do_not_go_together_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -139,6 +139,13 @@ def test_averaged_weights_stand_in_for_the_plain_ones(ema: bool | None, value: i
     assert torch.equal(header.under("model.net.").value("a.weight"), torch.full((2,), float(value)))
 
 
+def test_a_list_of_codes_needs_no_average(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "m", AVERAGED | {"model.net.used": torch.tensor([3, 1])}, {})
+    header, words = with_weights(read_header(tmp_path / "m"), True)
+    tensors = read_tensors(header)
+    assert "averaged" in words and tensors["model.net.used"].tolist() == [3, 1] and tensors["model.net.b"].eq(1).all()
+
+
 @pytest.mark.parametrize("change", [{"model_ema.netb": None}, {"model_ema.netb": torch.ones(4)}])
 def test_incomplete_averages_are_left_alone(change: dict[str, Any], tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in (AVERAGED | change).items() if tensor is not None}
