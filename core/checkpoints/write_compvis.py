@@ -114,6 +114,8 @@ def _settings(config: LatentDiffusionConfig, first: AutoencoderConfig | None) ->
             raise ConfigError("CompVis's layout has one scale for all channels of a latent and no shift")
         params |= {"scale_factor": scale, "first_stage_config": _first_stage(first)}
     said: dict[str, Any] = {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
+    if isinstance(config.conditioner, BertConfig):
+        params["cond_stage_config"] = _bert(config.conditioner)
     if isinstance(config.conditioner, ClipTextConfig):
         text = config.conditioner
         params["cond_stage_config"] = {"params": {"layer": "penultimate" if text.skip else "last"}}
@@ -121,6 +123,12 @@ def _settings(config: LatentDiffusionConfig, first: AutoencoderConfig | None) ->
         said["text_config"]["layer_norm_eps"] = text.eps
         said["text_config"] |= {"bos_token_id": text.start, "eos_token_id": text.end, "pad_token_id": text.pad}
     return said
+
+
+def _bert(config: BertConfig) -> dict[str, Any]:
+    """The encoder's settings; `heads` stands where the reference, which always has 8, passes it over."""
+    sizes = {"n_embed": config.width, "n_layer": config.depth, "vocab_size": config.vocab, "max_seq_len": config.length}
+    return {"target": "ldm.modules.encoders.modules.BERTEmbedder", "params": sizes, "heads": config.heads}
 
 
 def _unet(config: UNetConfig) -> dict[str, Any]:

@@ -273,3 +273,20 @@ def test_the_same_of_open_clip(tmp_path: Path) -> None:
     save_file(text | {name: torch.randn(4, 4) for name in VISUAL}, tmp_path / "open_clip_model.safetensors")
     model, ids = load(tmp_path / "open_clip_model.safetensors", config={"heads": 2}), torch.arange(5)[None]
     torch.testing.assert_close(model(ids), whole.conditioner(ids))
+
+
+@torch.no_grad()
+def test_the_heads_of_a_bert_survive_compvis(tmp_path: Path) -> None:
+    bert = BertConfig(vocab=30, length=9, width=8, depth=1, heads=2, head_width=8, start=0, end=0)
+    unet = network(context_dim=8, norm_groups=32, model_channels=32, new_attention_order=False)
+    model = LatentDiffusion(LatentDiffusionConfig(unet=unet, conditioner=bert)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_model(model, tmp_path / "x.safetensors")
+    convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors", to="compvis")
+    ids = torch.arange(9)[None]
+    assert torch.equal(load(tmp_path / "y.safetensors").conditioner(ids), model.conditioner(ids))
+    settings = json.loads((tmp_path / "y.yaml").read_text())
+    settings["model"]["params"]["cond_stage_config"]["heads"] = 3
+    with pytest.raises(CheckpointError, match="attention over 16 channels has no 3 heads"):
+        load(tmp_path / "y.safetensors", config=settings)
