@@ -157,12 +157,12 @@ LEFTOVERS: KeyMap = {**dict.fromkeys(BUFFERS), "low_scale_model.{*}": None, "los
 """Numbers that a trainer keeps, and that follow from the table of noise levels."""
 
 
-def _bert(whole: Header, stage: Sidecar) -> BertConfig:
+def _bert(whole: Header, params: Sidecar) -> BertConfig:
     header = whole.under(COND)
     vocab, width = header.shape("transformer.token_emb.weight")
     layers = compvis.indices(header, r"transformer\.attn_layers\.layers\.(\d+)\..*")
     inner = header.shape("transformer.attn_layers.layers.0.1.to_q.weight")[0]
-    heads = int(stage.at("heads", 8 if inner % 8 == 0 else 1))
+    heads = int(params.at("cond_stage_config.heads", 8 if inner % 8 == 0 else 1))
     if heads < 1 or inner % heads:
         raise CheckpointError(f"{header.path.name}: attention over {inner} channels has no {heads} heads")
     return BertConfig(
