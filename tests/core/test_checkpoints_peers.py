@@ -290,3 +290,12 @@ def test_the_heads_of_a_bert_survive_compvis(tmp_path: Path) -> None:
     settings["model"]["params"]["cond_stage_config"]["heads"] = 3
     with pytest.raises(CheckpointError, match="attention over 16 channels has no 3 heads"):
         load(tmp_path / "y.safetensors", config=settings)
+
+
+def test_the_network_of_stable_diffusion_xl_is_named(tmp_path: Path) -> None:
+    folder = written(with_text(pad=0), tmp_path)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(weights) | {"add_embedding.linear_1.weight": torch.zeros(2, 2)}, weights)
+    for path in (folder, folder / "unet", weights):
+        with pytest.raises(CheckpointError, match="Stable Diffusion XL"):
+            load(path)

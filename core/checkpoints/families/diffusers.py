@@ -55,7 +55,7 @@ OTHER_LEVELS = ("FlowMatch", "EDM", "ScoreSde", "KarrasVe", "CMStochastic", "IPN
 """Beginnings of the classes of schedulers whose noise levels are not made from betas."""
 
 _UNET = ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.norm1.weight")
-UNET = has_all(*_UNET) & has_none("controlnet_cond_embedding.*", "add_embedding.*")
+UNET = has_all(*_UNET) & has_none("controlnet_cond_embedding.*")
 PIPELINE = has_all(*(f"unet.{name}" for name in _UNET))
 
 
