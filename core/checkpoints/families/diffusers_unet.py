@@ -57,8 +57,8 @@ def infer_unet(header: Header, sidecar: Sidecar) -> UNetConfig:
     """The config of either kind, from the names that `prepare_unet` leaves."""
     if any(name.startswith("add_embedding.") for name in header.tensors):
         raise CheckpointError(
-            f"{header.path.name} is a network that is told more beside its text (add_embedding), as Stable Diffusion XL "
-            "is, which Vitrail does not open: use ComfyUI's own loader"
+            f"{header.path.name} is told more beside its text (add_embedding), as networks of Stable Diffusion XL "
+            "are, which Vitrail does not open: use ComfyUI's own loader"
         )
     check_settings(sidecar, SETTINGS)
     kinds = [*sidecar.at("down_block_types", ()), *sidecar.at("up_block_types", ())]
