@@ -181,3 +181,18 @@ def test_a_missing_key_goes_by_the_name_that_the_file_would_give_it(name: str, t
         except CheckpointError as error:
             told.append(key in str(error))
     assert sum(told) >= 0.75 * len(told) >= 6, "the others' lack makes another model of the rest"
+
+
+@pytest.mark.parametrize("numbers", [1 << 18, 3 * (1 << 17) + 1, (1 << 19) + 1001])
+def test_a_large_cast_over_several_blocks(numbers: int) -> None:
+    tensor = torch.randn(numbers).half()
+    made, sound = cast(tensor, FULL)
+    assert sound and torch.equal(made, tensor.float())
+    tensor[-1] = float("nan")
+    assert not cast(tensor, FULL)[1]
+
+
+def test_a_kernel_that_makes_no_pages_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casting, "POPULATE_WRITE", -1)
+    tensor = torch.randn(1 << 19).half()
+    assert torch.equal(cast(tensor, FULL)[0], tensor.float())
