@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vitrail.core.autoencoders.autoencoder import Autoencoder
 from vitrail.core.autoencoders.config import AutoencoderConfig
-from vitrail.core.autoencoders.strips import SMALLEST, Held, Plan, StripStep, drained
+from vitrail.core.autoencoders.strip_sources import Held, Plan
+from vitrail.core.autoencoders.strips import SMALLEST, StripStep, drained
 from vitrail.core.bottlenecks import FSQConfig, KLConfig, VQConfig
 from vitrail.core.errors import ConfigError
 from vitrail.core.nn.pad import pad_to
