@@ -12,7 +12,7 @@ from vitrail.core.config_io import from_dict, to_dict
 from vitrail.core.diffusion.guidance import guided
 from vitrail.core.diffusion.latent_diffusion import TABLES, LatentDiffusion, LatentDiffusionConfig, TableConfig
 from vitrail.core.diffusion.schedules import NoiseTable
-from vitrail.core.diffusion.unet import UNetConfig, from_compvis
+from vitrail.core.diffusion.unet_config import UNetConfig, from_compvis
 from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.text.encoder import TextConfig
 from vitrail.core.types import Condition

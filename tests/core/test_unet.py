@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vitrail.core.config_io import from_dict, to_dict
-from vitrail.core.diffusion.unet import UNet, UNetConfig, from_compvis
+from vitrail.core.diffusion.unet import UNet, UNetConfig
+from vitrail.core.diffusion.unet_config import from_compvis
 from vitrail.core.errors import ConfigError, ShapeError
 from vitrail.core.nn.attention import AttentionBlock, attend
 from vitrail.core.nn.timestep import timestep_embedding
