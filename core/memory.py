@@ -9,6 +9,9 @@ from .errors import VitrailError
 
 T = TypeVar("T")
 
+LOWEST_STRIP = 16
+"""The lowest strip of an autoencoder that is tried, in pixels."""
+
 
 def with_less_memory(run: Callable[[int], T], size: int, *, then: int, smallest: int) -> T:
     """run(size); where memory runs out, again with half the size, and so on down to the smallest.

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from ..core.autoencoders.strips import StripSteps
 
 
-SMALLEST = 16
-"""The lowest strip, in pixels."""
-
-
 def wrap_vae(autoencoder: "Autoencoder") -> Any:
     """The VAE of an autoencoder: itself headless, a subclass of the host's VAE in the host."""
     return _class()(autoencoder) if IN_HOST else autoencoder
@@ -95,12 +91,12 @@ class HostVAE:
         return _to_image(self.first_stage_model.vitrail, shown)
 
     def _in_strips(self, steps: "Callable[[Tensor, int], StripSteps]", batch: Tensor, strip: int) -> Tensor:
-        from ..core.memory import with_less_memory
+        from ..core.memory import LOWEST_STRIP, with_less_memory
 
         def run(rows: int) -> Tensor:
             return one_by_one(lambda one: steps(one.to(self.device, self.vae_dtype), rows), batch, self.output_device)
 
-        return with_less_memory(run, strip, then=strip, smallest=SMALLEST)
+        return with_less_memory(run, strip, then=strip, smallest=LOWEST_STRIP)
 
 
 def _to_x(autoencoder: "Autoencoder", image: Tensor) -> Tensor:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from ..core.autoencoders.strips import StripSteps
     from ..core.refine.tiles import TileStep
 
-SMALLEST = 16
-"""The lowest strip, in pixels."""
-
 
 def encode(model: Autoencoder, x: Tensor, strip: int = 0) -> Tensor:
     """The latent of pictures before it is rounded, on the CPU in float32.
@@ -54,12 +51,12 @@ def _run(
     whole: Callable[[], Tensor], steps: Callable[[Tensor, int], StripSteps], batch: Tensor, strip: int, height: int
 ) -> Tensor:
     """The batch at once, or picture by picture in strips with one progress update each."""
-    from ..core.memory import with_less_memory
+    from ..core.memory import LOWEST_STRIP, with_less_memory
 
     def run(rows: int) -> Tensor:
         return host.one_by_one(lambda one: steps(one, rows), batch, "cpu") if rows else whole().float().cpu()
 
-    return with_less_memory(run, strip, then=height if len(batch) > 1 else height // 2, smallest=SMALLEST)
+    return with_less_memory(run, strip, then=height if len(batch) > 1 else height // 2, smallest=LOWEST_STRIP)
 
 
 def _working_shape(shape: tuple[int, ...], strip: int) -> tuple[int, ...]:

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from ...diffusion.latent_diffusion import LatentDiffusionConfig, TableConfig
 from ...errors import CheckpointError
 from ...text.clip import ClipTextConfig
@@ -23,7 +21,7 @@ from ..family import Family, Sidecar, has_all, has_none
 from ..header import Header
 from . import ldm
 from .ldm import COND, CONTEXT, Stage
-from .text_encoders import CLIP_KEYS, give_tokenizer, infer_clip, infer_open_clip, prepare_clip, prepare_open_clip
+from .text_encoders import CLIP_KEYS, infer_clip, infer_open_clip, prepare_clip, prepare_open_clip
 from .unet import PREFIX, infer_unet
 
 CLIP, OPEN_CLIP = f"{COND}transformer.", f"{COND}model."
@@ -100,10 +98,6 @@ def _open_clip(header: Header, sidecar: Sidecar) -> ClipTextConfig:
     return infer_open_clip(header.under(OPEN_CLIP), sidecar.part("text_config"), skip=int(layer == "penultimate"))
 
 
-def _finish(model: nn.Module, header: Header, _: Any) -> None:
-    give_tokenizer(model.conditioner, header)
-
-
 def _family(stage: Stage, prefix: str, prepare: Callable[[Header], Header], text: Callable[..., Any]) -> Family:
     inner = prefix.removeprefix(COND)
     keys = {inner + old: new for old, new in CLIP_KEYS.items()} | {"{*}": None}
@@ -111,7 +105,6 @@ def _family(stage: Stage, prefix: str, prepare: Callable[[Header], Header], text
         ldm.family(replace(stage, keys=lambda _: keys)),
         infer=lambda header, sidecar: _infer(header, sidecar, stage, text),
         prepare=lambda header: within(header, prefix, prepare),
-        finish=_finish,
     )
 
 
