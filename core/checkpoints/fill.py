@@ -14,7 +14,7 @@ from .family import Family
 from .header import Header
 from .keymap import KeyMap, origins, translate
 
-LISTED, LONGEST_NAME, NAMED = 900, 200, 50
+LISTED, LONGEST_NAME, NAMED = 8000, 200, 400
 """Characters that a message gives to a list of names, and to one name; names that it may have room for."""
 
 PIECES, SMALL = 8, 1 << 26

@@ -196,3 +196,11 @@ def test_a_kernel_that_makes_no_pages_by_blocks(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(casting, "POPULATE_WRITE", -1)
     tensor = torch.randn(1 << 19).half()
     assert torch.equal(cast(tensor, FULL)[0], tensor.float())
+
+
+def test_a_hundred_keys_are_listed_whole_and_ten_thousand_are_not() -> None:
+    names = [f"first_stage_model.encoder.down.{i}.block.1.norm1.weight" for i in range(10_000)]
+    text = filling.listed("keys missing", names[:100])
+    assert all(name in text for name in names[:100]) and "more" not in text
+    text = filling.listed("keys missing", names)
+    assert text.startswith("10000 keys missing: ") and text.endswith("more") and len(text) < 9000
