@@ -290,3 +290,12 @@ def test_a_file_without_its_text_encoder_is_stable_diffusion_still(tmp_path: Pat
     found = load(tmp_path / "x.safetensors").config
     assert found.conditioner is None and found.autoencoder.latent_scale == (0.18215,)
     assert (found.table.kind, found.table.start, found.table.end) == ("scaled_linear", 0.00085, 0.012)
+
+
+def test_an_autoencoder_beside_a_network_keeps_its_names(tmp_path: Path) -> None:
+    golden = case("sd2_inpaint")
+    state = load_file(golden.path / "model.safetensors")
+    network = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.diffusion_model.")}
+    first = {name: tensor for name, tensor in state.items() if name.startswith("first_stage_model.")}
+    save_file(network | first, tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors", config=golden.config).autoencoder is not None

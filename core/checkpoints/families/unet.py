@@ -39,7 +39,7 @@ def placed(header: Header) -> Header:
     place = place_of(header)
     if place is None or place == PREFIX:
         return header
-    return header.renamed({name: PREFIX + name.removeprefix(place) for name in header.tensors})
+    return header.renamed({n: PREFIX + n.removeprefix(place) if n.startswith(place) else n for n in header.tensors})
 
 
 def infer_unet(header: Header, sidecar: Sidecar, heads: Mapping[str, int] | None = None) -> UNetConfig:
